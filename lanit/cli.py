@@ -1,0 +1,41 @@
+"""The command line: one subcommand a stage, each defined in the module of its name and imported only when called."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+from lanit import __version__
+from lanit.config import LanitError
+
+# Subcommand → (module that defines it, one line of help). A module has `add_arguments(parser)`, which sets `run`.
+COMMANDS = {
+    "shard": ("lanit.data.shard", "shard a dataset into WebDataset tars with a manifest"),
+    "embed": ("lanit.language.embed", "train a small CLIP, embed texts, embed shards"),
+    "label": ("lanit.language.label", "make multi-hot pseudo labels from cached embeddings"),
+    "train": ("lanit.training.train", "train one method (run it under torchrun)"),
+    "translate": ("lanit.evaluation.translate", "translate test images and keep their features"),
+    "evaluate": ("lanit.evaluation.evaluate", "train a judge, extract real features, score translations"),
+    "compare": ("lanit.comparison.compare", "gather scores into tables, plots, pictures and a report"),
+    "track": ("lanit.tracking", "create the MLflow store, its experiments and its sweep"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return 0, or 2 after a mistake that the user can mend."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="lanit", description="Language-driven image-to-image translation.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    for name, (module, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        if argv and argv[0] == name:  # the other stages' modules are never imported
+            importlib.import_module(module).add_arguments(command)
+    arguments = parser.parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except LanitError as error:
+        print(f"lanit {arguments.command}: error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,124 @@
+"""Options of a command: strict dataclasses filled from JSON or YAML, and the one error a user sees.
+
+Every other module may import this one; it imports none of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class LanitError(Exception):
+    """A mistake that a user can mend: the message is one sentence with what, where and what to do."""
+
+
+def read_options(text: str) -> dict[str, Any]:
+    """Return the mapping given as JSON text, or as the path of a ``.json``, ``.yaml`` or ``.yml`` file.
+
+    Raises:
+        LanitError: the text is neither, or what it holds is not a mapping.
+    """
+    if text.lstrip().startswith("{"):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise LanitError(f"the options given are not valid JSON ({error}); give JSON or the path of a file") from None
+    path = Path(text)
+    if not path.is_file():
+        raise LanitError(f"no options file at {text}; give the path of a JSON or YAML file, or JSON itself")
+    import yaml
+
+    try:
+        value = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise LanitError(f"{path} is not valid YAML or JSON ({' '.join(str(error).split())})") from None
+    if not isinstance(value, dict):
+        raise LanitError(f"{path} must hold a mapping of option names to values")
+    return value
+
+
+def parse(cls: type[T], values: dict[str, Any], where: str = "options") -> T:
+    """Build the dataclass `cls` from a mapping, nested dataclasses included.
+
+    Unknown keys, missing keys and values of another type are errors that name the key; whole numbers pass as floats
+    and lists as tuples.
+
+    Args:
+        cls: a dataclass type whose fields are str, int, float, bool, None, Path, list, tuple, dict or dataclasses.
+        values: what the user gave.
+        where: the path of `values` in the configuration, for the message.
+
+    Raises:
+        LanitError: with the key, what is wrong with it, and what would be right.
+    """
+    if not isinstance(values, dict):
+        raise LanitError(f"{where} must be a mapping, not {values!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            close = difflib.get_close_matches(str(key), fields, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(fields)}"
+            raise LanitError(f"{where} has an unknown key {key!r}; {hint}")
+    given = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()}
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in given:
+            raise LanitError(f"{where} lacks the key {name!r}")
+    return cls(**given)
+
+
+def digest(values: Any) -> str:
+    """Return 12 hexadecimal digits that stand for a JSON-like value, the same whatever the order of its keys."""
+    if dataclasses.is_dataclass(values) and not isinstance(values, type):
+        values = dataclasses.asdict(values)
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        chosen = [argument for argument in arguments if argument is not type(None)]
+        errors = []
+        for argument in chosen:
+            try:
+                return _convert(argument, value, where)
+            except LanitError as error:
+                errors.append(error)
+        raise errors[0]
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise LanitError(f"{where} must be one of {', '.join(map(str, arguments))}, not {value!r}")
+        return value
+    if dataclasses.is_dataclass(hint):
+        return parse(hint, value, where)
+    if origin in (list, tuple):
+        if not isinstance(value, (list, tuple)):
+            raise LanitError(f"{where} must be a list, not {value!r}")
+        item = arguments[0] if arguments else Any
+        return origin(_convert(item, element, f"{where}[{i}]") for i, element in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise LanitError(f"{where} must be a mapping, not {value!r}")
+        return {_convert(arguments[0], k, where): _convert(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if hint is Any:
+        return value
+    if hint is Path and isinstance(value, (str, Path)):
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool)):
+        return value
+    raise LanitError(f"{where} must be of type {getattr(hint, '__name__', hint)}, not {value!r}")

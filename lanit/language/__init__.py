@@ -1,0 +1,1 @@
+"""CLIP, prompts, embeddings and the pseudo labels made from them."""

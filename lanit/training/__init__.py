@@ -1,0 +1,1 @@
+"""What every method shares: the loop, processes, checkpoints, averaging, logging."""
