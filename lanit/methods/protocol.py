@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 import torch
@@ -28,6 +29,7 @@ class Method(Protocol):
 
     needs_labels: bool  # does it read pseudo labels?
     networks: nn.ModuleDict  # trained, in checkpoints
+    reduce_gradients: Callable[[Iterable[nn.Parameter]], None]  # `step` calls it between each backward and its update; set by training
     averaged: nn.ModuleDict  # exponential moving averages (same names as in `networks`); these translate, and are the model file
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
