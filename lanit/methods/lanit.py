@@ -1,0 +1,227 @@
+"""LANIT (Park et al., CVPR 2023): multi-hot pseudo labels from language drive StarGAN v2's networks.
+
+The texts, and with them the labels, are frozen: labels come from the label stage, and CLIP's image tower runs on
+translated images alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lanit.methods import losses
+from lanit.methods.protocol import Batch
+from lanit.networks.stargan2 import Discriminator, Generator, Mapping, NetworkOptions, StyleEncoder
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Weights and forms of the terms; the defaults are the paper's."""
+
+    adv: float = 1.0
+    cyc: float = 1.0
+    sty: float = 1.0
+    ds: float = 1.0  # λ_ds at the start
+    ds_decay: float = 130 / 150  # share of the budget over which λ_ds falls linearly to 0: 130k of 150k iterations
+    dl: float = 0.5
+    r1: float = 1.0
+    adversarial: Literal["image", "pair"] = "image"
+    similarity: Literal["cosine", "logit"] = "logit"
+
+
+@dataclass(frozen=True)
+class LanitOptions:
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    loss: LossOptions = field(default_factory=LossOptions)
+    learning_rate: float = 1e-4  # generator, discriminator and style encoder
+    mapping_learning_rate: float = 1e-4  # LANIT's; StarGAN v2's own is 1e-6
+    betas: tuple[float, float] = (0.0, 0.99)
+    weight_decay: float = 1e-4
+    ema: float = 0.999
+
+
+class Lanit:
+    """LANIT with its complete objective, eq. 10: λ_adv adv + λ_dl dl + λ_cyc cyc + λ_sty sty − λ_ds ds."""
+
+    needs_labels = True
+
+    def __init__(
+        self,
+        options: LanitOptions,
+        size: int,
+        domains: list[str],
+        labels_folder: Path | None = None,
+        clip: dict[str, Any] | None = None,
+        device: str | torch.device = "cpu",
+    ):
+        """Build the networks; with `clip` and `labels_folder` (needed to train, not to translate), CLIP and the texts.
+
+        Args:
+            options: the method's options.
+            size: side of the square images in pixels, a power of two.
+            domains: names of the N candidate domains.
+            labels_folder: folder of the label stage; its `texts.safetensors` holds u_1 … u_N and the base prompt's u.
+            clip: options of the CLIP that made the labels.
+            device: where to put everything.
+        """
+        self.options, self.size, self.device = options, size, torch.device(device)
+        sizes, count = options.network, len(domains)
+        self.networks = nn.ModuleDict(
+            {
+                "generator": Generator(size, sizes),
+                "mapping": Mapping(count, sizes),
+                "style_encoder": StyleEncoder(size, count, sizes),
+                "discriminator": Discriminator(size, count, sizes),
+            }
+        ).to(self.device)
+        averaged = ("generator", "mapping", "style_encoder")
+        self.averaged = nn.ModuleDict({name: copy.deepcopy(self.networks[name]) for name in averaged})
+        self.averaged.requires_grad_(False).eval()
+        self.reduce_gradients: Callable[[Iterable[nn.Parameter]], None] = lambda parameters: None
+        self._optimisers = {
+            name: torch.optim.Adam(
+                network.parameters(),
+                lr=options.mapping_learning_rate if name == "mapping" else options.learning_rate,
+                betas=options.betas,
+                weight_decay=options.weight_decay,
+                fused=True,
+            )
+            for name, network in self.networks.items()
+        }
+        if clip is not None and labels_folder is not None and options.loss.dl > 0:
+            self._load_language(Path(labels_folder), clip)
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        return self._optimisers
+
+    def averaging(self, progress: float) -> dict[str, float]:
+        return {name: self.options.ema for name in self.averaged}
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """One iteration: discriminator and generator updates, latent- and then reference-guided, as StarGAN v2 does."""
+        x, y = batch.source, batch.reference
+        d_x, d_y = batch.source_labels, batch.reference_labels
+        z1, z2 = torch.randn(2, len(x), self.options.network.latent_size, generator=batch.generator).to(self.device)
+        report: dict[str, Tensor] = {}
+
+        with torch.no_grad():
+            latent_style = losses.aggregate(self.networks["mapping"](z1), d_y)
+        self._update_discriminator(x, y, d_y, latent_style, report)
+        with torch.no_grad():
+            reference_style = losses.aggregate(self.networks["style_encoder"](y), d_y)
+        self._update_discriminator(x, y, d_y, reference_style, report)
+
+        self._update_latent_guided(x, d_x, d_y, z1, z2, batch, report)
+        self._update_reference_guided(x, y, d_x, d_y, report)
+        return report
+
+    @torch.no_grad()
+    def reference_style(self, references: Tensor, labels: Tensor | None) -> Tensor:
+        assert labels is not None, "LANIT takes a reference's style from its active domains"
+        return losses.aggregate(self.averaged["style_encoder"](references), labels)
+
+    @torch.no_grad()
+    def latent_style(self, domain: int, count: int, generator: torch.Generator) -> Tensor:
+        latent = torch.randn(count, self.options.network.latent_size, generator=generator).to(self.device)
+        return self.averaged["mapping"](latent)[:, domain]
+
+    @torch.no_grad()
+    def translate(self, sources: Tensor, styles: Tensor) -> Tensor:
+        return self.averaged["generator"](sources, styles).clamp(-1, 1)
+
+    def _load_language(self, labels_folder: Path, clip: dict[str, Any]) -> None:
+        from safetensors.torch import load_file
+
+        from lanit.config import parse
+        from lanit.language.clip import ClipOptions, load_clip
+
+        self.clip = load_clip(parse(ClipOptions, clip, "clip"), self.device)
+        texts = load_file(labels_folder / "texts.safetensors", device=str(self.device))
+        self.texts = torch.cat([texts["domains"], texts["base"][None]])  # (N + 1, k), the base prompt last
+
+    def _update_discriminator(self, x: Tensor, y: Tensor, d_y: Tensor, style: Tensor, report: dict[str, Tensor]) -> None:
+        weight = self.options.loss
+        pairs = losses.pair_weights(d_y, weight.adversarial)
+        with torch.no_grad():
+            fake = self.networks["generator"](x, style)
+        real = y.detach().requires_grad_()
+        discriminator = self.networks["discriminator"]
+        logits = discriminator(real)
+        adversarial = losses.adversarial(logits, pairs, real=True) + losses.adversarial(discriminator(fake), pairs, real=False)
+        r1 = losses.r1_penalty(logits, real, d_y)
+        self._update(weight.adv * adversarial + weight.r1 * r1, "discriminator")
+        report |= {"d_adv": adversarial.detach(), "r1": r1.detach()}
+
+    def _update_latent_guided(
+        self, x: Tensor, d_x: Tensor, d_y: Tensor, z1: Tensor, z2: Tensor, batch: Batch, report: dict[str, Tensor]
+    ) -> None:
+        weight = self.options.loss
+        generator, mapping, style_encoder = (self.networks[name] for name in ("generator", "mapping", "style_encoder"))
+        styles = mapping(z1)  # (B, N, S): ŷ and ŷ' share one latent
+        style = losses.aggregate(styles, d_y)
+        content = generator.encode(x)
+        fake = generator.decode(content, style)  # ŷ
+        fake_content = generator.encode(fake)  # c^ŷ, for the cycle and for ŷ'
+        source_style = losses.aggregate(style_encoder(x), d_x)
+
+        adv = self._generator_adversarial(fake, d_y)
+        sty = F.l1_loss(losses.aggregate(style_encoder(fake), d_y), style)  # eq. 8, on what the generator was given
+        with torch.no_grad():
+            other = generator.decode(content, losses.aggregate(mapping(z2), d_y))
+        ds = F.l1_loss(fake, other)  # eq. 9
+        ds_weight = weight.ds * max(0.0, 1 - batch.progress / weight.ds_decay)
+        total = weight.adv * adv + weight.sty * sty - ds_weight * ds
+
+        if weight.dl > 0:
+            domain, d_inv = losses.flip_one(d_y, batch.generator)
+            inverse_style = losses.aggregate(styles, d_inv)
+            cycled, inverse = generator.decode(
+                torch.cat([fake_content, fake_content]), torch.cat([source_style, inverse_style])
+            ).chunk(2)
+            similarities = self.clip.encode_image(torch.cat([fake, inverse])) @ self.texts.T
+            of_fake, of_inverse = similarities.chunk(2)
+            dl = losses.domain_regularisation(
+                (d_y, of_fake), (d_inv, of_inverse), domain, weight.similarity, self.clip.logit_scale
+            )
+            total = total + weight.dl * dl
+            report["dl"] = dl.detach()
+        else:
+            cycled = generator.decode(fake_content, source_style)
+        cyc = F.l1_loss(cycled, x)  # eq. 7
+        self._update(total + weight.cyc * cyc, "generator", "mapping", "style_encoder")
+        report |= {"g_adv": adv.detach(), "sty": sty.detach(), "ds": ds.detach(), "cyc": cyc.detach()}
+
+    def _update_reference_guided(self, x: Tensor, y: Tensor, d_x: Tensor, d_y: Tensor, report: dict[str, Tensor]) -> None:
+        weight = self.options.loss
+        generator, style_encoder = self.networks["generator"], self.networks["style_encoder"]
+        with torch.no_grad():  # this update is the generator's alone
+            style, source_style = (
+                losses.aggregate(styles, d) for styles, d in zip(style_encoder(torch.cat([y, x])).chunk(2), (d_y, d_x))
+            )
+        fake = generator(x, style)
+        adv = self._generator_adversarial(fake, d_y)
+        sty = F.l1_loss(losses.aggregate(style_encoder(fake), d_y), style)
+        cyc = F.l1_loss(generator(fake, source_style), x)
+        self._update(weight.adv * adv + weight.sty * sty + weight.cyc * cyc, "generator")
+        report |= {"g_adv_reference": adv.detach(), "sty_reference": sty.detach(), "cyc_reference": cyc.detach()}
+
+    def _generator_adversarial(self, fake: Tensor, labels: Tensor) -> Tensor:
+        pairs = losses.pair_weights(labels, self.options.loss.adversarial)
+        return losses.adversarial(self.networks["discriminator"](fake), pairs, real=True)
+
+    def _update(self, total: Tensor, *names: str) -> None:
+        """Descend on `total` with respect to the named networks alone; no other network receives a gradient."""
+        parameters = [parameter for name in names for parameter in self.networks[name].parameters()]
+        gradients = torch.autograd.grad(total, parameters)
+        for parameter, gradient in zip(parameters, gradients):
+            parameter.grad = gradient
+        self.reduce_gradients(parameters)
+        for name in names:
+            self._optimisers[name].step()
