@@ -30,7 +30,6 @@ class TrainingRun:
     def open(
         cls,
         track: str | Path,
-        *,
         dataset: str,
         method: str,
         domains: int,
@@ -45,8 +44,8 @@ class TrainingRun:
         Args:
             track: path of the `store.json` that `lanit track` wrote.
             domains: N.
-            config: the training's options: recorded as parameters; their `lanit.config.digest` is part of the run's
-                identity, the same digest as `config` in `run.json`.
+            config: the training's options, recorded as parameters. Part of the run's identity is their digest (the same
+                as `config` in `run.json`): the value of the key `digest`, or `lanit.config.digest` of the whole.
             code: git revision.
             run_folder: RUN, recorded as a tag.
             interval: seconds between two batches.
@@ -54,7 +53,7 @@ class TrainingRun:
         Raises:
             LanitError: `store.json` cannot be read (whether its store answers is found out in the background).
         """
-        key = ChildKey(dataset, method, domains, seed, digest(config))
+        key = ChildKey(dataset, method, domains, seed, str(config.get("digest") or digest(config)))
         return cls(read_store(track), key, config, code, run_folder, interval)
 
     def __init__(
