@@ -1,0 +1,89 @@
+"""LANIT's loss terms against re-derivations in float64 loops."""
+
+import math
+
+import pytest
+import torch
+
+from lanit.methods import losses
+
+
+@pytest.fixture
+def labels():
+    return torch.tensor([[1, 0, 1], [0, 1, 0], [1, 1, 1], [1, 0, 0]], dtype=torch.float64)
+
+
+def test_aggregate_is_the_mean_over_active_domains(labels):
+    styles = torch.randn(4, 3, 5, dtype=torch.float64)
+    expected = torch.stack([torch.stack([s for s, on in zip(row, d) if on]).mean(0) for row, d in zip(styles, labels)])
+    torch.testing.assert_close(losses.aggregate(styles, labels), expected)
+
+
+@pytest.mark.parametrize("real", [True, False])
+@pytest.mark.parametrize("normalise", ["image", "pair"])
+def test_adversarial_is_equation_5(labels, real, normalise):
+    logits = torch.randn(4, 3, dtype=torch.float64)
+    total = 0.0
+    for row, d in zip(logits, labels):
+        for logit, on in zip(row, d):
+            probability = 1 / (1 + math.exp(-logit))
+            total -= on.item() * math.log(probability if real else 1 - probability)
+    expected = total / (len(labels) if normalise == "image" else labels.sum().item())
+    weights = losses.pair_weights(labels, normalise)
+    assert losses.adversarial(logits, weights, real).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_r1_is_half_the_squared_gradient_of_the_active_heads(labels):
+    torch.manual_seed(0)
+    kernel = torch.randn(3, 3 * 4 * 4, dtype=torch.float64)
+    images = torch.randn(4, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    logits = images.flatten(1).square() @ kernel.T
+    gradients = 2 * images.detach().flatten(1) * (labels @ kernel / labels.sum(1, keepdim=True))
+    expected = 0.5 * gradients.square().sum(1).mean()
+    torch.testing.assert_close(losses.r1_penalty(logits, images, labels), expected)
+
+
+def test_flip_changes_exactly_the_chosen_entry_and_leaves_a_domain():
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(2000, 5, generator=generator) < 0.4).float()
+    labels = labels[labels.any(1)]
+    domain, flipped = losses.flip_one(labels, generator)
+    changed = (labels != flipped).nonzero()
+    assert (changed[:, 0] == torch.arange(len(labels))).all() and (changed[:, 1] == domain).all()
+    assert flipped.any(1).all()
+
+
+def test_flip_goes_both_ways_equally_often_where_it_can():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([[1.0, 1, 0, 0, 0]]).repeat(4000, 1)
+    domain, flipped = losses.flip_one(labels, generator)
+    off = labels.gather(1, domain[:, None]).mean().item()
+    assert off == pytest.approx(0.5, abs=0.03)
+    counts = torch.bincount(domain, minlength=5) / len(labels)
+    torch.testing.assert_close(counts, torch.tensor([0.25, 0.25, 1 / 6, 1 / 6, 1 / 6]), atol=0.03, rtol=0)
+
+
+def test_the_only_domain_is_never_switched_off_and_all_domains_only_off():
+    generator = torch.Generator().manual_seed(0)
+    one, full = torch.tensor([[0.0, 1, 0]]).repeat(200, 1), torch.ones(200, 3)
+    assert (losses.flip_one(one, generator)[0] != 1).all()
+    assert (losses.flip_one(full, generator)[1].sum(1) == 2).all()
+    assert torch.equal(losses.flip_one(torch.ones(3, 1), generator)[1], torch.ones(3, 1))
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "logit"])
+def test_domain_regularisation_is_two_cross_entropies_at_n(labels, similarity):
+    torch.manual_seed(1)
+    of_fake, of_inverse = torch.rand(2, 4, 4, dtype=torch.float64) * 0.8 + 0.1
+    domain, scale = torch.tensor([0, 1, 2, 1]), 7.0
+    inverse = labels.clone()
+    inverse[torch.arange(4), domain] = 1 - inverse[torch.arange(4), domain]
+    expected = 0.0
+    for i, n in enumerate(domain.tolist()):
+        for d, f in ((labels, of_fake), (inverse, of_inverse)):
+            p = f[i, n].item()
+            if similarity == "logit":
+                p = 1 / (1 + math.exp(-scale * (f[i, n] - f[i, 3]).item()))
+            expected -= (math.log(p) if d[i, n] else math.log(1 - p)) / 4
+    value = losses.domain_regularisation((labels, of_fake), (inverse, of_inverse), domain, similarity, scale)
+    assert value.item() == pytest.approx(expected, abs=1e-12)
