@@ -50,7 +50,7 @@ def results(path):
 def get_sharding(wildcards):
     """Options of the shard stage."""
     dataset = config["dataset"][wildcards.dataset]
-    return {key: dataset[key] for key in ("source", "size", "shards", "max_damaged")}
+    return {"name": wildcards.dataset} | {key: dataset[key] for key in ("source", "size", "shards", "max_damaged")}
 
 
 def get_domains(wildcards):

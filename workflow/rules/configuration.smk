@@ -83,8 +83,8 @@ def check_files(where, dataset, clip, features):
 
 
 def find_paths(source):
-    """Paths in a source's options."""
-    return [value for key, value in source.items() if key in ("path", "root", "folder", "table", "images") and isinstance(value, str)]
+    """The folders and the table among a source's options."""
+    return [source[key] for key in ("root", "train", "test", "pretrain", "images", "table") if isinstance(source.get(key), str)]
 
 
 def check_configuration():

@@ -41,8 +41,6 @@ rule index_shards:
         manifest=results("{dataset}/manifest.parquet"),
         quarantine=results("{dataset}/quarantine.csv"),
         card=results("{dataset}/dataset.json"),
-    params:
-        options=lambda wildcards: as_json(**get_sharding(wildcards)),
     log:
         results("logs/index_shards/{dataset}.log"),
     conda:
