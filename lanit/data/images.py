@@ -14,11 +14,9 @@ from PIL import Image, ImageOps
 from lanit.config import LanitError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP")  # MPO: what many cameras write into a .jpg
+FORMATS = ("JPEG", "PNG", "WEBP")
 # What Pillow's parsers raise on bytes that are not what they claim to be.
-DECODING_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error, zlib.error,
-)
+DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, OverflowError, struct.error, zlib.error)
 BOMB = (Image.DecompressionBombWarning, Image.DecompressionBombError)
 
 

@@ -175,7 +175,7 @@ def index(plan: Path, indices: list[Path], manifest: Path, quarantine: Path, car
     usable = [reason is None for reason in notes["reason"]]
     damaged = [i for i, good in enumerate(usable) if not good]
     splits, names, shards = (rows[column].to_pylist() for column in ("split", "name", "shard"))
-    listed = [(splits[i], names[i], notes["reason"][i]) for i in damaged]
+    listed = sorted((splits[i], names[i], notes["reason"][i]) for i in damaged)
     _write_quarantine(listed, quarantine)
     _check_damage(listed, len(rows), metadata["max_damaged"], quarantine)
 
