@@ -6,9 +6,7 @@ what it should. It learns from split `pretrain` alone, which no method trains on
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lanit.config import LanitError
+from lanit.evaluation.scores import decide
+from lanit.evaluation.tensors import read_tensors, write_tensors
 
 SPLIT = "pretrain"
 
@@ -66,13 +66,6 @@ class Judge(nn.Module):
         if images.shape[-2:] != (self.size, self.size):
             scaled = F.interpolate(scaled, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
         return scaled.contiguous(memory_format=torch.channels_last)
-
-
-def decide(logits: NDArray, exclusive: bool) -> NDArray[np.bool_]:
-    """Return what logits (n, K) say an image shows: the largest where classes are exclusive, else each above ½."""
-    if exclusive:
-        return logits.argmax(axis=1)[:, None] == np.arange(logits.shape[1])
-    return logits > 0
 
 
 def train_judge(
@@ -154,20 +147,16 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def save_judge(judge: Judge, path: Path, options: JudgeOptions, accuracy: dict[str, float]) -> None:
     """Write the judge as safetensors; its metadata say what it is and how good it is."""
-    from safetensors.torch import save_file
-
     metadata = {
         "kind": "judge",
-        "classes": json.dumps(judge.classes),
-        "exclusive": json.dumps(judge.exclusive),
-        "size": str(judge.size),
-        "width": str(judge.width),
-        "options": json.dumps(asdict(options)),
-        "accuracy": json.dumps(accuracy),
+        "classes": judge.classes,
+        "exclusive": judge.exclusive,
+        "size": judge.size,
+        "width": judge.width,
+        "options": asdict(options),
+        "accuracy": accuracy,
     }
-    part = path.with_name(f".{path.name}.part")
-    save_file({name: value.contiguous().cpu() for name, value in judge.state_dict().items()}, part, metadata)
-    os.replace(part, path)
+    write_tensors(path, {name: value.cpu().numpy() for name, value in judge.state_dict().items()}, metadata)
 
 
 def load_judge(path: Path, device: str = "cpu") -> Judge:
@@ -176,21 +165,9 @@ def load_judge(path: Path, device: str = "cpu") -> Judge:
     Raises:
         LanitError: the file is missing, or is not a judge.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise LanitError(f"no judge at {path}; train one with lanit evaluate judge, or give its path")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise LanitError(f"{path} is not a safetensors file ({error}); give the judge that lanit evaluate judge wrote") from None
-    if metadata.get("kind") != "judge":
-        raise LanitError(f"{path} holds no judge; give the file that lanit evaluate judge wrote")
-    classes, exclusive = json.loads(metadata["classes"]), json.loads(metadata["exclusive"])
-    judge = Judge(classes, exclusive, int(metadata["size"]), int(metadata["width"]))
-    judge.load_state_dict(state)
+    state, about = read_tensors(path, ("classes", "exclusive", "size", "width"), "lanit evaluate judge")
+    judge = Judge(about["classes"], about["exclusive"], about["size"], about["width"])
+    judge.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
     return judge.to(device, memory_format=torch.channels_last).eval()
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from lanit.config import LanitError
-from lanit.evaluation.judge import Judge, JudgeOptions, augment, decide, load_judge, save_judge, train_judge
+from lanit.evaluation.judge import Judge, JudgeOptions, augment, load_judge, save_judge, train_judge
+from lanit.evaluation.scores import decide
 
 CLASSES = ["bar", "spot"]
 OPTIONS = JudgeOptions(width=4, epochs=4, batch=32, learning_rate=0.01)
@@ -118,11 +119,11 @@ def test_a_class_without_images_is_an_error():
 def test_a_file_that_is_no_judge_is_an_error(tmp_path):
     from safetensors.torch import save_file
 
-    with pytest.raises(LanitError, match="no judge at"):
+    with pytest.raises(LanitError, match="no file at .*judge.safetensors; lanit evaluate judge makes it"):
         load_judge(tmp_path / "judge.safetensors")
     (tmp_path / "text.safetensors").write_text("not a judge")
-    with pytest.raises(LanitError, match="not a safetensors file"):
+    with pytest.raises(LanitError, match="is not what lanit evaluate judge writes"):
         load_judge(tmp_path / "text.safetensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(LanitError, match="holds no judge"):
+    with pytest.raises(LanitError, match="has no classes, exclusive"):
         load_judge(tmp_path / "other.safetensors")
