@@ -11,6 +11,8 @@ rule track:
     conda:
         "../../envs/lanit.yaml"
     priority: 100
+    message:
+        "Make the MLflow store"
     shell:
         "python -m lanit track --options {params.options:q} --output {output:q} > {log:q} 2>&1"
 
@@ -35,6 +37,8 @@ rule compare:
         results("logs/compare.log"),
     conda:
         "../../envs/lanit.yaml"
+    message:
+        "Compare: tables, plots, pictures and report"
     shell:
         "python -m lanit compare --options {params.options:q} --scores {input.scores:q} --quality {input.quality:q} "
         "--pictures {input.pictures:q} --output {params.folder:q} --track {input.store:q} 2>&1 | tee {log:q}"

@@ -16,6 +16,8 @@ rule train_clip:
     priority: 90
     resources:
         mem_mb=3000,
+    message:
+        "Train the small CLIP {wildcards.clip} on captions"
     shell:
         "python -m lanit embed clip --options {params.options:q} "
         "--manifest {input.manifest:q} --output {output:q} 2>&1 | tee {log:q}"
@@ -37,6 +39,8 @@ rule embed_texts:
     conda:
         "../../envs/lanit.yaml"
     priority: 80
+    message:
+        "{wildcards.dataset}: embed the domains' names with CLIP {wildcards.clip}"
     shell:
         "python -m lanit embed texts --options {params.options:q} "
         "--output {output:q} > {log:q} 2>&1"
@@ -55,6 +59,8 @@ rule embed_images:
     conda:
         "../../envs/lanit.yaml"
     priority: 80
+    message:
+        "{wildcards.dataset}: embed shard {wildcards.split}-{wildcards.shard} with CLIP {wildcards.clip}"
     shell:
         "python -m lanit embed images --options {params.options:q} "
         "--shard {input.shard:q} --output {output:q} > {log:q} 2>&1"

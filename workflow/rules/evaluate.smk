@@ -15,6 +15,8 @@ rule train_judge:
     priority: 85
     resources:
         mem_mb=3000,
+    message:
+        "{wildcards.dataset}: train the judge {wildcards.features}"
     shell:
         "python -m lanit evaluate judge --options {params.options:q} "
         "--manifest {input.manifest:q} --output {output:q} 2>&1 | tee {log:q}"
@@ -34,6 +36,8 @@ rule extract_features:
     conda:
         "../../envs/lanit.yaml"
     priority: 80
+    message:
+        "{wildcards.dataset}: features of the real test images"
     shell:
         "python -m lanit evaluate features --features {params.features:q} "
         "--manifest {input.manifest:q} --split test --output {output:q} > {log:q} 2>&1"
@@ -60,6 +64,8 @@ rule translate:
     priority: 20
     resources:
         mem_mb=3000,
+    message:
+        "Translate with {wildcards.method} on {wildcards.dataset}, N = {wildcards.n}, seed {wildcards.seed}"
     shell:
         "python -m lanit translate --run {params.folder:q} --manifest {input.manifest:q} "
         "{params.labels:q} --options {params.options:q} --output {output.translations:q} "
@@ -82,6 +88,8 @@ rule score:
     conda:
         "../../envs/lanit.yaml"
     priority: 20
+    message:
+        "Score {wildcards.method} on {wildcards.dataset}, N = {wildcards.n}, seed {wildcards.seed}"
     shell:
         "python -m lanit evaluate scores --translations {input.translations:q} "
         "--real {input.real:q} --manifest {input.manifest:q} --run {params.folder:q} "

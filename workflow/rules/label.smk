@@ -22,6 +22,8 @@ rule label:
         "../../envs/lanit.yaml"
     # The labels that a method waits for come first.
     priority: lambda wildcards: 70 if wildcards.labeller == config["labeller"] else 10
+    message:
+        "{wildcards.dataset}: pseudo labels for N = {wildcards.n}, {wildcards.labeller}"
     shell:
         "python -m lanit label --options {params.options:q} --texts {input.texts:q} --embeddings {input.embeddings:q} "
         "--manifest {input.manifest:q} --output {params.folder:q} > {log:q} 2>&1"

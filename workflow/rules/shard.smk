@@ -11,6 +11,8 @@ rule plan_shards:
     conda:
         "../../envs/lanit.yaml"
     priority: 100
+    message:
+        "{wildcards.dataset}: list the images and assign splits and shards"
     shell:
         "python -m lanit shard plan --options {params.options:q} --output {output:q} > {log:q} 2>&1"
 
@@ -28,6 +30,8 @@ rule write_shard:
     conda:
         "../../envs/lanit.yaml"
     priority: 100
+    message:
+        "{wildcards.dataset}: write shard {wildcards.split}-{wildcards.shard}"
     shell:
         "python -m lanit shard write --plan {input:q} --options {params.options:q} --split {wildcards.split} "
         "--shard {wildcards.shard} --output {output.tar:q} --index {output.index:q} > {log:q} 2>&1"
@@ -46,6 +50,8 @@ rule index_shards:
     conda:
         "../../envs/lanit.yaml"
     priority: 100
+    message:
+        "{wildcards.dataset}: gather the manifest"
     shell:
         "python -m lanit shard index --plan {input.plan:q} --indices {input.indices:q} --manifest {output.manifest:q} "
         "--quarantine {output.quarantine:q} --card {output.card:q} > {log:q} 2>&1"

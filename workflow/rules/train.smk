@@ -27,6 +27,8 @@ rule train:
         runtime=120,
         processes=1,  # on CPUs
         gpu=0,  # one process each
+    message:
+        "Train {wildcards.method} on {wildcards.dataset}, N = {wildcards.n}, seed {wildcards.seed}"
     shell:
         "processes=$(( {resources.gpu} > 0 ? {resources.gpu} : {resources.processes} )); "
         "export OMP_NUM_THREADS=$(( {threads} > processes ? {threads} / processes : 1 )); "
