@@ -1,0 +1,351 @@
+"""TUNIT (Baek et al., "Rethinking the Truly Unsupervised Image-to-Image Translation", ICCV 2021): no labels at all.
+
+A guiding network clusters the images and gives their style while it learns; generator and discriminator treat its
+clusters as domains. Weights, schedule and optimisers are the released code's where the paper leaves them open.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from lanit.config import LanitError
+from lanit.methods.protocol import Batch
+from lanit.methods.views import ViewOptions, second_view
+from lanit.networks.tunit import Discriminator, Generator, GuidingNetwork
+
+
+@dataclass(frozen=True)
+class TunitNetwork:
+    """Sizes of the networks; the defaults are the paper's."""
+
+    base: int | None = None  # channels at full resolution of G and D; None: 64 below 256 pixels, 32 from there
+    guiding_base: int = 64  # channels at full resolution of the guiding network (VGG-11)
+    max_width: int = 1024  # no layer has more channels
+    style: int = 128  # length of the style code
+    bottleneck: int = 16  # side of the content code, pixels
+    residual_blocks: int = 2  # in the content encoder, and again in the decoder
+    discriminator_blocks: int = 2  # at each resolution of the discriminator
+    hidden: int = 256  # width of the layers that turn a style into AdaIN's parameters
+
+
+@dataclass(frozen=True)
+class TunitLoss:
+    """Weights of the losses; the defaults are the paper's."""
+
+    adversarial: float = 1.0  # hinge
+    reconstruction: float = 0.1
+    style: float = 0.01  # contrastive, of translations
+    gradient_penalty: float = 10.0  # without the customary half
+    contrastive: float = 1.0  # of the guiding network
+    mutual_information: float = 5.0  # of the guiding network
+    guiding_after_warmup: float = 0.1  # factor of the last two after the warm-up
+    temperature: float = 0.07
+    queue: int = 1024  # keys that serve as negatives
+
+
+@dataclass(frozen=True)
+class TunitOptimiser:
+    """Adam for the guiding network, RMSprop for generator and discriminator."""
+
+    guiding: float = 1e-4  # learning rates
+    generator: float = 1e-4
+    discriminator: float = 1e-4
+    guiding_decay: float = 1e-3  # weight decay
+    decay: float = 1e-4
+
+
+@dataclass(frozen=True)
+class TunitOptions:
+    """Everything that TUNIT can be told."""
+
+    network: TunitNetwork = field(default_factory=TunitNetwork)
+    loss: TunitLoss = field(default_factory=TunitLoss)
+    optimiser: TunitOptimiser = field(default_factory=TunitOptimiser)
+    view: ViewOptions = field(default_factory=ViewOptions)
+    warmup: float = 0.325  # share of the budget in which the guiding network learns alone: 65k of 200k iterations
+    ema: float = 0.999  # decay of the generator's moving average
+    ema_start: float = 0.33  # share of the budget after which it begins: 66k of 200k
+    key_momentum: float = 0.999  # of the key encoder, a moving average of the guiding network from the start
+    cluster_momentum: float = 0.99  # of the styles' mean and variance per cluster
+
+
+class Tunit:
+    """TUNIT, as `lanit.methods.protocol.Method`."""
+
+    needs_labels = False
+
+    def __init__(
+        self,
+        options: TunitOptions,
+        size: int,
+        domains: list[str],
+        labels_folder: Path | None = None,
+        clip: dict | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """`domains` tells the number of clusters, one for each; labels and CLIP are not used.
+
+        Raises:
+            LanitError: the size does not suit the networks, or there is no domain.
+        """
+        _check(options, size, domains)
+        self.options, self.clusters = options, len(domains)
+        network = options.network
+        base = network.base or (64 if size < 256 else 32)
+        guiding = GuidingNetwork(size, self.clusters, network.style, network.guiding_base, network.max_width)
+        generator = Generator(
+            size,
+            network.style,
+            base,
+            network.max_width,
+            network.bottleneck,
+            network.residual_blocks,
+            network.hidden,
+        )
+        discriminator = Discriminator(size, self.clusters, base, network.max_width, network.discriminator_blocks)
+        self.networks = nn.ModuleDict(
+            {
+                "guiding": guiding,
+                "key_encoder": copy.deepcopy(guiding).requires_grad_(False),
+                "queue": KeyQueue(options.loss.queue, network.style),
+                "clusters": ClusterStyles(self.clusters, network.style, options.cluster_momentum),
+                "generator": generator,
+                "discriminator": discriminator,
+            }
+        ).to(device)
+        # TUNIT evaluates with the key encoder: it is the guiding network's moving average.
+        translating = {name: copy.deepcopy(self.networks[name]) for name in ("generator", "key_encoder", "clusters")}
+        self.averaged = nn.ModuleDict(translating).requires_grad_(False).eval()
+        self.reduce_gradients = _keep_gradients
+        self._optimisers = _make_optimisers(self.networks, options.optimiser)
+        self._follow = get_ema_multi_avg_fn(options.key_momentum)
+
+    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
+        """The optimisers of guiding network, generator and discriminator."""
+        return self._optimisers
+
+    def averaging(self, progress: float) -> dict[str, float]:
+        """The generator's average begins after `ema_start`; key encoder and cluster styles are averages already."""
+        generator = self.options.ema if progress >= self.options.ema_start else 0.0
+        return {"generator": generator, "key_encoder": 0.0, "clusters": 0.0}
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Update the guiding network, and after the warm-up discriminator and generator too."""
+        warm = batch.progress < self.options.warmup
+        networks = self.networks
+        view = second_view(batch.source, batch.generator, self.options.view)
+        # Clean images set the key encoder's running statistics, by which it will see real images afterwards.
+        with torch.no_grad():
+            keys, _ = networks["key_encoder"](view, track=warm)
+            reference_keys, reference_logits = networks["key_encoder"](batch.reference)
+        losses = self._guide(batch.source, view, keys, warm)
+        if not warm:
+            losses |= self._translate(batch.source, batch.reference, reference_keys)
+        with torch.no_grad():
+            networks["queue"].push(keys)
+            networks["clusters"].update(reference_keys, reference_logits)
+            self._follow(list(networks["key_encoder"].parameters()), list(networks["guiding"].parameters()), None)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def reference_style(self, references: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Style codes (B, S) of reference images (B, 3, H, W); labels play no part."""
+        with torch.no_grad():
+            return self.averaged["key_encoder"](references)[0]
+
+    def latent_style(self, domain: int, count: int, generator: torch.Generator) -> Tensor:
+        """Draw styles (count, S) of cluster `domain`, Gaussian about the mean of the cluster's styles.
+
+        TUNIT has no mapping network; its paper shows the average style of a cluster. The spread about it, by the
+        variance of each component, is an addition of ours.
+        """
+        if not 0 <= domain < self.clusters:
+            raise LanitError(f"there is no cluster {domain}; TUNIT was made with {self.clusters}, counted from 0")
+        mean, deviation = self.averaged["clusters"].moments(domain)
+        noise = torch.randn(count, mean.shape[0], generator=generator, device=generator.device)
+        return mean + deviation * noise.to(mean.device)
+
+    def translate(self, sources: Tensor, styles: Tensor) -> Tensor:
+        """Translations (B, 3, H, W) in [-1, 1] of sources by styles (B, S), by the averaged generator."""
+        with torch.no_grad():
+            return self.averaged["generator"](sources, styles)
+
+    def _guide(self, images: Tensor, view: Tensor, keys: Tensor, warm: bool) -> dict[str, Tensor]:
+        """Train the guiding network alone: clusters by mutual information, styles by contrast (Eq. 1 and 2)."""
+        weights, guiding = self.options.loss, self.networks["guiding"]
+        styles, logits = guiding(images)
+        _, view_logits = guiding(view, track=False)
+        information = mutual_information(logits.softmax(1), view_logits.softmax(1))
+        contrast = contrastive_loss(styles, keys, *self.networks["queue"].negatives(), weights.temperature)
+        loss = weights.contrastive * contrast - weights.mutual_information * information
+        self._update(loss if warm else weights.guiding_after_warmup * loss, "guiding")
+        return {"guiding_contrastive": contrast, "guiding_information": information}
+
+    def _translate(self, source: Tensor, reference: Tensor, reference_keys: Tensor) -> dict[str, Tensor]:
+        """Train the discriminator, then generator and guiding network together (Eq. 3 to 6)."""
+        weights, networks = self.options.loss, self.networks
+        discriminator, generator = networks["discriminator"], networks["generator"]
+        styles, logits = networks["guiding"](torch.cat([source, reference]))
+        source_style, reference_style = styles.chunk(2)
+        source_cluster, reference_cluster = logits.detach().argmax(1).chunk(2)
+        content = generator.encode(source)
+        images = generator.decode(torch.cat([content, content]), torch.cat([reference_style, source_style]))
+        translation, reconstruction = images.chunk(2)
+
+        real = reference.detach().requires_grad_()
+        real_logits = discriminator(real, reference_cluster)
+        fake_logits = discriminator(translation.detach(), reference_cluster)
+        d_hinge = hinge_loss(real_logits, fake_logits)
+        penalty = gradient_penalty(real_logits, real)
+        self._update(weights.adversarial * d_hinge + weights.gradient_penalty * penalty, "discriminator")
+
+        g_logits = discriminator(images, torch.cat([reference_cluster, source_cluster]))
+        g_adversarial = -2 * g_logits.mean()  # of translation plus of reconstruction
+        g_reconstruction = (reconstruction - source).abs().mean()
+        translated_style, _ = networks["guiding"](translation, track=False)
+        negatives = networks["queue"].negatives()
+        g_style = contrastive_loss(translated_style, reference_keys, *negatives, weights.temperature)
+        loss = weights.adversarial * g_adversarial + weights.reconstruction * g_reconstruction
+        self._update(loss + weights.style * g_style, "generator", "guiding")
+        return {
+            "d_adversarial": d_hinge,
+            "d_gradient_penalty": penalty,
+            "g_adversarial": g_adversarial,
+            "g_reconstruction": g_reconstruction,
+            "g_style": g_style,
+        }
+
+    def _update(self, loss: Tensor, *names: str) -> None:
+        """Take a step on the named networks, and leave no gradient in any other."""
+        parameters = [p for name in names for p in self.networks[name].parameters()]
+        for name in names:
+            self._optimisers[name].zero_grad()
+        loss.backward(inputs=parameters)
+        self.reduce_gradients([p for p in parameters if p.grad is not None])
+        for name in names:
+            self._optimisers[name].step()
+
+
+class KeyQueue(nn.Module):
+    """The latest keys of the key encoder, as negatives of the contrastive losses (He et al., CVPR 2020)."""
+
+    def __init__(self, length: int, style: int) -> None:
+        super().__init__()
+        self.register_buffer("keys", torch.zeros(length, style))
+        self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))  # keys so far, those forgotten included
+
+    def push(self, keys: Tensor) -> None:
+        """Add keys (B, S) in the places of the oldest."""
+        length = self.keys.shape[0]
+        keys = keys[-length:]
+        places = (self.pushed + torch.arange(len(keys), device=keys.device)) % length
+        self.keys.index_copy_(0, places, keys)
+        self.pushed += len(keys)
+
+    def negatives(self) -> tuple[Tensor, Tensor]:
+        """Return a copy of the keys (Q, S), and which of them (Q,) hold a key yet."""
+        return self.keys.clone(), torch.arange(self.keys.shape[0], device=self.keys.device) < self.pushed
+
+
+class ClusterStyles(nn.Module):
+    """Moving mean and variance of the styles in each cluster, for pictures of 'the cluster i'."""
+
+    def __init__(self, clusters: int, style: int, momentum: float) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mass", torch.zeros(clusters, 1))  # moving number of images in the cluster
+        self.register_buffer("sums", torch.zeros(clusters, style))
+        self.register_buffer("squares", torch.zeros(clusters, style))
+
+    def update(self, styles: Tensor, logits: Tensor) -> None:
+        """Take in styles (B, S) of images whose cluster has the largest of the logits (B, K)."""
+        members = F.one_hot(logits.argmax(1), self.mass.shape[0]).to(styles.dtype).T  # (K, B)
+        for moving, new in (
+            (self.mass, members.sum(1, keepdim=True)),
+            (self.sums, members @ styles),
+            (self.squares, members @ styles.square()),
+        ):
+            moving.lerp_(new, 1 - self.momentum)
+
+    def moments(self, cluster: int) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation (S,) of a cluster, or of all styles where the cluster never had an image."""
+        empty = self.mass[cluster] == 0
+        mass = torch.where(empty, self.mass.sum(0), self.mass[cluster]).clamp_min(torch.finfo(self.mass.dtype).tiny)
+        mean = torch.where(empty, self.sums.sum(0), self.sums[cluster]) / mass
+        square = torch.where(empty, self.squares.sum(0), self.squares[cluster]) / mass
+        return mean, (square - mean.square()).clamp_min(0).sqrt()
+
+
+def mutual_information(first: Tensor, second: Tensor) -> Tensor:
+    """Mutual information (nats) between the clusters of two views of the same images, in [0, ln K]; Eq. 1, and IIC.
+
+    Args:
+        first, second: (B, K) cluster probabilities of the two views.
+    """
+    joint = first.T @ second
+    joint = (joint + joint.T) / (2 * first.shape[0])  # (K, K), symmetric, sums to 1
+    marginal = joint.sum(0)
+    tiny = 1e-10  # an empty cluster adds nothing, and not NaN
+    joint, marginal = joint.clamp_min(tiny), marginal.clamp_min(tiny).log()
+    return (joint * (joint.log() - marginal[:, None] - marginal[None, :])).sum()
+
+
+def contrastive_loss(queries: Tensor, keys: Tensor, negatives: Tensor, valid: Tensor, temperature: float) -> Tensor:
+    """Mean InfoNCE of queries (B, S) with positive keys (B, S) and negatives (Q, S) where `valid` (Q,); Eq. 2 and 4.
+
+    As in TUNIT, codes are not normalised; keys and negatives are constants.
+    """
+    positive = (queries * keys.detach()).sum(1, keepdim=True)
+    negative = (queries @ negatives.detach().T).masked_fill(~valid, -math.inf)
+    logits = torch.cat([positive, negative], dim=1) / temperature
+    return (logits.logsumexp(1) - logits[:, 0]).mean()
+
+
+def hinge_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """The discriminator's hinge loss over logits (B,) at the images' own clusters; Eq. 3 in the form of the code."""
+    return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
+
+
+def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """Mean squared norm of the gradient of each image's logit (B,) by that image (B, 3, H, W); R1 without its half.
+
+    The graph is kept, so that the penalty itself can be differentiated.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.square().sum() / images.shape[0]
+
+
+def _keep_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """A single process has nothing to average."""
+
+
+def _make_optimisers(networks: nn.ModuleDict, options: TunitOptimiser) -> dict[str, torch.optim.Optimizer]:
+    def rmsprop(name: str, rate: float) -> torch.optim.Optimizer:
+        return torch.optim.RMSprop(networks[name].parameters(), lr=rate, weight_decay=options.decay, foreach=True)
+
+    guiding = networks["guiding"].parameters()
+    return {
+        "guiding": torch.optim.Adam(guiding, lr=options.guiding, weight_decay=options.guiding_decay, foreach=True),
+        "generator": rmsprop("generator", options.generator),
+        "discriminator": rmsprop("discriminator", options.discriminator),
+    }
+
+
+def _check(options: TunitOptions, size: int, domains: list[str]) -> None:
+    bottleneck = options.network.bottleneck
+    if size < 16 or size & (size - 1):
+        raise LanitError(f"TUNIT's networks need images whose side is a power of two of at least 16, not {size} pixels")
+    if bottleneck < 4 or bottleneck > size or bottleneck & (bottleneck - 1):
+        raise LanitError(f"network.bottleneck must be a power of two from 4 to the image size {size}, not {bottleneck}")
+    if not domains:
+        raise LanitError("TUNIT takes its number of clusters from the domains, and there are none; name at least two")
+    if options.loss.queue < 1:
+        raise LanitError(f"loss.queue must be at least 1, not {options.loss.queue}")
