@@ -117,7 +117,7 @@ class Feed:
 
     def batches(self, first: int, last: int) -> Iterator[StepBatch]:
         """Batches of steps `first` to `last` − 1, loaded ahead of their use."""
-        return prefetch(self._batch(step) for step in range(first, last))
+        return prefetch(self._batch, range(first, last))
 
     def samples(self, count: int = 6) -> tuple[Tensor, Tensor, Tensor | None]:
         """Fixed sources and references, evenly spaced in the pool, and the references' labels."""
@@ -130,7 +130,7 @@ class Feed:
         options, world = self.options, self.world
         count = options.batch // world.size
         rows = np.concatenate([
-            self.pool[sample_indices(len(self.pool), options.seed, step, world.rank, world.size, count, role)]
+            self.pool[sample_indices(len(self.pool), options.seed, step, world.rank, count, role, world.size)]
             for role in ("source", "reference")
         ])
         generator = torch.Generator().manual_seed(_mix(options.seed, step, world.rank))
