@@ -49,6 +49,19 @@ def load_extractor(options: FeatureOptions, device: str = "cpu") -> Extractor:
     return InceptionExtractor(options.weights, device)
 
 
+def choose_device(name: str) -> str:
+    """Return "cpu" or "cuda" of "auto", "cpu" or "cuda"; auto is a GPU where there is one.
+
+    Raises:
+        LanitError: a GPU is asked for where there is none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise LanitError("no CUDA device is available here; use --device cpu, or a machine with a GPU")
+    return name
+
+
 class JudgeExtractor:
     """Penultimate layer and logits of the judge at `weights`."""
 

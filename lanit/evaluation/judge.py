@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from torch import Tensor, nn
 from lanit.config import LanitError
 from lanit.evaluation.scores import decide
 from lanit.evaluation.tensors import read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from lanit.data.batches import ImageStore
 
 SPLIT = "pretrain"
 
@@ -61,11 +65,15 @@ class Judge(nn.Module):
         return self.head(self.features(images))
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Images (B, 3, size, size) float32 in about [-2, 2] of images (B, 3, H, W) uint8."""
-        scaled = images.to(torch.float32).div_(63.75).sub_(2)
-        if images.shape[-2:] != (self.size, self.size):
-            scaled = F.interpolate(scaled, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+        """Images (B, 3, size, size) float32 in [-2, 2] of images (B, 3, H, W) uint8."""
+        scaled = _resize(images, self.size).div(63.75).sub_(2)
         return scaled.contiguous(memory_format=torch.channels_last)
+
+
+def read_small(store: ImageStore, size: int) -> Tensor:
+    """Read all images of a store at the judge's size: uint8 (n, 3, size, size)."""
+    rows = torch.arange(len(store)).split(256)
+    return torch.cat([_resize(store.read(chosen), size).round().clamp(0, 255).to(torch.uint8) for chosen in rows])
 
 
 def train_judge(
@@ -169,6 +177,14 @@ def load_judge(path: Path, device: str = "cpu") -> Judge:
     judge = Judge(about["classes"], about["exclusive"], about["size"], about["width"])
     judge.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
     return judge.to(device, memory_format=torch.channels_last).eval()
+
+
+def _resize(images: Tensor, size: int) -> Tensor:
+    """Images (B, 3, size, size) float32 in [0, 255] of images uint8; as they are where they have that size."""
+    images = images.to(torch.float32)
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def _convolution(ins: int, outs: int, stride: int = 1) -> nn.Sequential:

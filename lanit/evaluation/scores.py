@@ -108,10 +108,11 @@ def _judge_rates(translations: Translations, real: Real, rows: NDArray[np.bool_]
 
 
 def _kept(seen: NDArray, translations: Translations, real: Real, rows: NDArray, column: int) -> float | None:
-    truth = real.truth[:, [real.known.index(name) for name in real.judged]]
+    # A judge of another dataset may know classes that this truth does not.
+    others = [j for j, name in enumerate(real.judged) if j != column and name in real.known]
+    truth = real.truth[:, [real.known.index(real.judged[j]) for j in others]]
     source, reference = truth[translations.source[rows]], truth[translations.reference[rows]]
-    agreed = source == reference
-    agreed[:, column] = False
+    seen, agreed = seen[:, others], source == reference
     return float((seen == source)[agreed].mean()) if agreed.any() else None
 
 
