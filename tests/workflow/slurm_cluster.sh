@@ -38,6 +38,7 @@ SelectTypeParameters=CR_Core_Memory
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MinJobAge=300
+TaskProlog=$folder/task-prolog
 SlurmdParameters=config_overrides
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool-%n
@@ -48,6 +49,10 @@ SlurmdLogFile=$folder/slurmd-%n.log
 NodeName=n[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((${SLURM_TEST_PORT:-17100} + 1))-$((${SLURM_TEST_PORT:-17100} + 2))] CPUs=$cpus RealMemory=8000
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
+
+# A batch script does not inherit SLURM_CONF, and this cluster's is in no usual place.
+printf '#!/bin/sh\necho export SLURM_CONF=%s\n' "$SLURM_CONF" > "$folder/task-prolog"
+chmod 755 "$folder/task-prolog"
 
 started=()
 stop() {

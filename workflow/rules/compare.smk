@@ -14,7 +14,7 @@ rule track:
     message:
         "Make the MLflow store"
     shell:
-        "python -m lanit track --options {params.options:q} --output {output:q} > {log:q} 2>&1"
+        "python -m lanit track --options {params.options:q} --output {output:q} &> {log:q}"
 
 
 rule compare:
@@ -25,13 +25,22 @@ rule compare:
         store=ancient(results("mlflow.json")),
     output:
         tables=report(
-            expand(results("tables/comparison.{ending}"), ending=["csv", "md", "tex"]),
-            caption="../report/comparison.rst",
+            expand(results("tables/{table}.{ending}"), table=["comparison", "table1", "table2"], ending=["md", "tex"])
+            + [results("tables/comparison.csv"), results("tables/labels.csv"), results("tables/labels.md")],
+            caption="../report/tables.rst",
             category="Tables",
+        ),
+        plots=report(
+            directory(results("plots")), patterns=["{name}.png"], caption="../report/plots.rst", category="Plots"
+        ),
+        pictures=report(
+            directory(results("pictures")), patterns=["{name}.png"], caption="../report/pictures.rst", category="Pictures"
         ),
         report=results("report.html"),
     params:
         options=as_json(sweep=config["sweep"]),
+        # Not inputs: a training appends to them, and they outlive a failure.
+        metrics=get_runs("metrics.jsonl"),
         folder=subpath(output.report, parent=True),
     log:
         results("logs/compare.log"),
@@ -41,4 +50,5 @@ rule compare:
         "Compare: tables, plots, pictures and report"
     shell:
         "python -m lanit compare --options {params.options:q} --scores {input.scores:q} --quality {input.quality:q} "
-        "--pictures {input.pictures:q} --output {params.folder:q} --track {input.store:q} 2>&1 | tee {log:q}"
+        "--pictures {input.pictures:q} --metrics {params.metrics:q} --output {params.folder:q} "
+        "--track {input.store:q} &> {log:q}"

@@ -43,7 +43,7 @@ rule embed_texts:
         "{wildcards.dataset}: embed the domains' names with CLIP {wildcards.clip}"
     shell:
         "python -m lanit embed texts --options {params.options:q} "
-        "--output {output:q} > {log:q} 2>&1"
+        "--output {output:q} &> {log:q}"
 
 
 rule embed_images:
@@ -63,4 +63,4 @@ rule embed_images:
         "{wildcards.dataset}: embed shard {wildcards.split}-{wildcards.shard} with CLIP {wildcards.clip}"
     shell:
         "python -m lanit embed images --options {params.options:q} "
-        "--shard {input.shard:q} --output {output:q} > {log:q} 2>&1"
+        "--shard {input.shard:q} --output {output:q} &> {log:q}"

@@ -4,6 +4,7 @@
 rule train_judge:
     input:
         manifest=results("{dataset}/manifest.parquet"),
+        card=results("{dataset}/dataset.json"),
     output:
         results("{dataset}/features/{features}/judge.safetensors"),
     params:
@@ -40,7 +41,7 @@ rule extract_features:
         "{wildcards.dataset}: features of the real test images"
     shell:
         "python -m lanit evaluate features --features {params.features:q} "
-        "--manifest {input.manifest:q} --split test --output {output:q} > {log:q} 2>&1"
+        "--manifest {input.manifest:q} --split test --output {output:q} &> {log:q}"
 
 
 rule translate:
@@ -93,4 +94,4 @@ rule score:
     shell:
         "python -m lanit evaluate scores --translations {input.translations:q} "
         "--real {input.real:q} --manifest {input.manifest:q} --run {params.folder:q} "
-        "--options {params.options:q} --output {output:q} > {log:q} 2>&1"
+        "--options {params.options:q} --output {output:q} &> {log:q}"

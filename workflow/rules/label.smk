@@ -26,4 +26,4 @@ rule label:
         "{wildcards.dataset}: pseudo labels for N = {wildcards.n}, {wildcards.labeller}"
     shell:
         "python -m lanit label --options {params.options:q} --texts {input.texts:q} --embeddings {input.embeddings:q} "
-        "--manifest {input.manifest:q} --output {params.folder:q} > {log:q} 2>&1"
+        "--manifest {input.manifest:q} --output {params.folder:q} &> {log:q}"

@@ -14,7 +14,7 @@ rule plan_shards:
     message:
         "{wildcards.dataset}: list the images and assign splits and shards"
     shell:
-        "python -m lanit shard plan --options {params.options:q} --output {output:q} > {log:q} 2>&1"
+        "python -m lanit shard plan --options {params.options:q} --output {output:q} &> {log:q}"
 
 
 rule write_shard:
@@ -34,7 +34,7 @@ rule write_shard:
         "{wildcards.dataset}: write shard {wildcards.split}-{wildcards.shard}"
     shell:
         "python -m lanit shard write --plan {input:q} --options {params.options:q} --split {wildcards.split} "
-        "--shard {wildcards.shard} --output {output.tar:q} --index {output.index:q} > {log:q} 2>&1"
+        "--shard {wildcards.shard} --output {output.tar:q} --index {output.index:q} &> {log:q}"
 
 
 rule index_shards:
@@ -54,4 +54,4 @@ rule index_shards:
         "{wildcards.dataset}: gather the manifest"
     shell:
         "python -m lanit shard index --plan {input.plan:q} --indices {input.indices:q} --manifest {output.manifest:q} "
-        "--quarantine {output.quarantine:q} --card {output.card:q} > {log:q} 2>&1"
+        "--quarantine {output.quarantine:q} --card {output.card:q} &> {log:q}"
