@@ -1,0 +1,294 @@
+"""The shard stage.
+
+    lanit shard plan  --options JSON --output plan.parquet
+    lanit shard write --plan plan.parquet --options JSON --split S --shard I --output S-I.tar --index S-I.parquet
+    lanit shard index --plan plan.parquet --indices *.parquet --manifest M.parquet --quarantine Q.csv --card C.json
+
+`plan` finds every mistake that names alone show, before any work. `write` makes one shard and notes where each image
+lies, or why it is damaged. `index` gathers the notes, and stops the run where too much is damaged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import io
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lanit.config import LanitError, digest, parse, read_options
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """Options of `shard plan` and `shard write`.
+
+    Attributes:
+        source: see `lanit.data.sources`.
+        size: height and width of the images in pixels.
+        shards: how many shards each split has.
+        max_damaged: the share of damaged images that a run bears.
+        name: of the dataset, for its card.
+    """
+
+    source: dict[str, Any]
+    size: int
+    shards: dict[str, int]
+    max_damaged: float = 0.01
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.size <= 1024:
+            raise LanitError(f"size must lie between 8 and 1024 pixels, not {self.size}")
+        if not 0 <= self.max_damaged < 1:
+            raise LanitError(f"max_damaged is a share and must be at least 0 and below 1, not {self.max_damaged}")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the steps plan, write and index."""
+    steps = parser.add_subparsers(dest="step", required=True, metavar="step")
+    step = steps.add_parser("plan", help="list the source's images, assign split and shard, check names and classes")
+    step.add_argument("--options", required=True, help="JSON, or the path of a JSON or YAML file")
+    step.add_argument("--output", required=True, type=Path, help="plan.parquet")
+    step.set_defaults(run=lambda a: plan(_options(a.options), a.output))
+
+    step = steps.add_parser("write", help="write one shard and the places of its images")
+    step.add_argument("--plan", required=True, type=Path)
+    step.add_argument("--options", required=True, help="the options that the plan was made with")
+    step.add_argument("--split", required=True)
+    step.add_argument("--shard", required=True, type=int)
+    step.add_argument("--output", required=True, type=Path, help="the tar")
+    step.add_argument("--index", required=True, type=Path, help="places and damages, Parquet")
+    step.set_defaults(run=lambda a: write(a.plan, _options(a.options), a.split, a.shard, a.output, a.index))
+
+    step = steps.add_parser("index", help="gather the indices of all shards into the manifest")
+    step.add_argument("--plan", required=True, type=Path)
+    step.add_argument("--indices", required=True, type=Path, nargs="+")
+    step.add_argument("--manifest", required=True, type=Path)
+    step.add_argument("--quarantine", required=True, type=Path, help="damaged images and why, CSV")
+    step.add_argument("--card", required=True, type=Path, help="dataset.json")
+    step.set_defaults(run=lambda a: index(a.plan, a.indices, a.manifest, a.quarantine, a.card))
+
+
+def plan(options: ShardOptions, output: Path) -> None:
+    """Write which image goes into which shard; columns key, split, shard, name and truth per class.
+
+    Raises:
+        LanitError: whatever is wrong with the source that shows without reading pixels.
+    """
+    from lanit.data.listing import SPLITS, check_listing, keys_of
+    from lanit.data.manifest import TRUTH, write_table
+    from lanit.data.sources import open_source
+
+    source = open_source(options.source)
+    listing = source.list()
+    keys = keys_of(listing.names)
+    check_listing(listing)
+    splits = [split for split in SPLITS if split in listing.splits]
+    _check_shards(options.shards, Counter(listing.splits), splits)
+
+    # The key is a digest, so its order is a shuffle that mixes the classes, the same on every machine.
+    order, shards = [], []
+    for split in splits:
+        rows = sorted((i for i, s in enumerate(listing.splits) if s == split), key=lambda i: keys[i])
+        order += rows
+        shards += [position * options.shards[split] // len(rows) for position in range(len(rows))]
+    write_table(
+        {
+            "key": [keys[i] for i in order],
+            "split": [listing.splits[i] for i in order],
+            "shard": shards,
+            "name": [listing.names[i] for i in order],
+            **{TRUTH + name: listing.truth[order, k] for k, name in enumerate(listing.classes)},
+        },
+        output,
+        metadata={
+            **asdict(options),
+            "digest": digest(options),
+            "classes": list(listing.classes),
+            "exclusive": listing.exclusive,
+            "resize": source.describe_resize(options.size),
+        },
+    )
+
+
+def write(plan: Path, options: ShardOptions, split: str, shard: int, output: Path, index: Path) -> None:
+    """Write one shard, and per image of its plan: key, split, shard, offset, size, sha256, or the reason of its damage.
+
+    Raises:
+        LanitError: the plan was made with other options, or has no such shard.
+    """
+    import pyarrow
+
+    from lanit.data.images import DamagedImage, encode_png
+    from lanit.data.manifest import read_metadata, read_table, write_table
+    from lanit.data.shards import write_shard
+    from lanit.data.sources import open_source
+
+    if read_metadata(plan)["digest"] != digest(options):
+        raise LanitError(f"{plan} was made with other options; run shard plan again with these")
+    rows = read_table(plan, ["key", "name"], [("split", "=", split), ("shard", "=", shard)]).to_pylist()
+    if not rows:
+        raise LanitError(f"{plan} has no shard {shard} of split {split!r}")
+    source = open_source(options.source)
+    notes = [{"key": row["key"], "offset": None, "size": None, "sha256": None, "reason": None} for row in rows]
+    usable = []
+
+    def samples():
+        for row, note in zip(rows, notes, strict=True):
+            try:
+                data = encode_png(source.read(row["name"], options.size))
+            except DamagedImage as damage:
+                note["reason"] = str(damage)
+                continue
+            note["sha256"] = hashlib.sha256(data).hexdigest()
+            usable.append(note)
+            yield row["key"], data
+
+    places = write_shard(output, samples())
+    for note, (offset, size) in zip(usable, places, strict=True):
+        note["offset"], note["size"] = offset, size
+    types = {"offset": pyarrow.int64(), "size": pyarrow.int64()}  # a column of nulls alone would have no type
+    columns = {name: pyarrow.array([n[name] for n in notes], types.get(name, pyarrow.string())) for name in notes[0]}
+    write_table(columns, index, metadata={"digest": digest(options), "split": split, "shard": shard})
+
+
+def index(plan: Path, indices: list[Path], manifest: Path, quarantine: Path, card: Path) -> None:
+    """Write the manifest, the list of damaged images (split, name, reason) and the dataset's card.
+
+    Raises:
+        LanitError: indices are missing or of another plan; too many images are damaged (the list survives); or the
+            damage leaves a shard or a class without an image.
+    """
+    from lanit.data.manifest import TRUTH, DatasetCard, SplitCard, read_metadata, read_table, write_card, write_table
+
+    metadata = read_metadata(plan)
+    rows = read_table(plan)
+    notes = _read_notes(indices, metadata["digest"], plan, rows)
+    usable = [reason is None for reason in notes["reason"]]
+    damaged = [i for i, good in enumerate(usable) if not good]
+    splits, names, shards = (rows[column].to_pylist() for column in ("split", "name", "shard"))
+    listed = sorted((splits[i], names[i], notes["reason"][i]) for i in damaged)
+    _write_quarantine(listed, quarantine)
+    _check_damage(listed, len(rows), metadata["max_damaged"], quarantine)
+
+    left = Counter((splits[i], shards[i]) for i, good in enumerate(usable) if good)
+    for split, shard in dict.fromkeys(zip(splits, shards, strict=True)):
+        if not left[split, shard]:
+            raise LanitError(f"shard {shard} of split {split} has only damaged images ({quarantine}); use fewer shards")
+    kept = rows.filter(usable)
+    places = {column: [v for v, good in zip(notes[column], usable) if good] for column in ("offset", "size", "sha256")}
+    _check_classes(kept, metadata["classes"], quarantine)
+    _warn_of_copies(kept["split"].to_pylist(), kept["name"].to_pylist(), places["sha256"])
+    truth = {TRUTH + name: kept[TRUTH + name] for name in metadata["classes"]}
+    write_table(
+        {**{name: kept[name] for name in ("key", "split", "shard")}, **places, **truth, "name": kept["name"]}, manifest
+    )
+    counts = Counter(kept["split"].to_pylist())
+    write_card(
+        DatasetCard(
+            size=metadata["size"],
+            classes=tuple(metadata["classes"]),
+            exclusive=metadata["exclusive"],
+            splits={split: SplitCard(counts[split], metadata["shards"][split]) for split in dict.fromkeys(splits)},
+            resize=metadata["resize"],
+            quarantined=len(damaged),
+            name=metadata["name"],
+        ),
+        card,
+    )
+
+
+def _options(text: str) -> ShardOptions:
+    return parse(ShardOptions, read_options(text))
+
+
+def _check_shards(shards: dict[str, int], images: Counter, splits: list[str]) -> None:
+    for split in splits:
+        if split not in shards:
+            raise LanitError(f"shards lacks the split {split!r}, which the source has; say how many shards it gets")
+        if shards[split] < 1:
+            raise LanitError(f"shards.{split} must be at least 1, not {shards[split]}")
+        if shards[split] > images[split]:
+            raise LanitError(
+                f"shards.{split} = {shards[split]} is more than the {images[split]} images of the split; lower it"
+            )
+    unknown = [split for split in shards if split not in splits]
+    if unknown:
+        raise LanitError(f"shards has the split {unknown[0]!r}, which the source lacks; it has {', '.join(splits)}")
+
+
+def _read_notes(indices: list[Path], expected: str, plan: Path, rows: pyarrow.Table) -> dict[str, list]:
+    """Return the notes of all shards, row by row as in the plan."""
+    from lanit.data.manifest import read_metadata, read_table
+
+    noted = {}
+    for path in indices:
+        if read_metadata(path).get("digest") != expected:
+            raise LanitError(f"{path} was written from another plan than {plan}; run shard write again")
+        noted.update({note["key"]: note for note in read_table(path).to_pylist()})
+    keys = rows["key"].to_pylist()
+    lacking = [i for i, key in enumerate(keys) if key not in noted]
+    if lacking or len(noted) > len(keys):
+        if not lacking:
+            raise LanitError(f"the indices have {len(noted)} images but {plan} has {len(keys)}; run shard write again")
+        split, shard = rows["split"][lacking[0]], rows["shard"][lacking[0]]
+        raise LanitError(f"no index given has the images of shard {shard} of split {split}; run shard write for it")
+    return {column: [noted[key][column] for key in keys] for column in ("offset", "size", "sha256", "reason")}
+
+
+def _write_quarantine(listed: list[tuple[str, str, str]], path: Path) -> None:
+    from lanit.data.manifest import write_atomically
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("split", "name", "reason"))
+    writer.writerows(listed)
+    write_atomically(path, text.getvalue().encode())
+
+
+def _check_damage(listed: list[tuple[str, str, str]], images: int, limit: float, quarantine: Path) -> None:
+    """Stop where the damaged share is above the limit, leaving the list where nobody clears it away."""
+    survivor = quarantine.with_suffix(f".stopped{quarantine.suffix}")
+    if len(listed) <= limit * images:
+        survivor.unlink(missing_ok=True)  # of an earlier run
+        return
+    _write_quarantine(listed, survivor)  # a workflow manager clears the outputs of a failed command, but not this
+    raise LanitError(
+        f"{len(listed)} of {images} images ({len(listed) / images:.1%}) are damaged, more than the limit max_damaged = "
+        f"{limit:g}; {survivor} lists them with reasons: mend or remove them, or raise the limit"
+    )
+
+
+def _check_classes(kept: pyarrow.Table, classes: list[str], quarantine: Path) -> None:
+    from pyarrow import compute
+
+    from lanit.data.manifest import TRUTH
+
+    for split in kept["split"].unique().to_pylist():
+        part = kept.filter(compute.equal(kept["split"], split))
+        for name in classes:
+            if not compute.any(part[TRUTH + name]).as_py():
+                raise LanitError(
+                    f"every image of the class {name!r} in the {split} split is damaged ({quarantine}); replace them"
+                )
+
+
+def _warn_of_copies(splits: list[str], names: list[str], digests: list[str]) -> None:
+    """Say so where the same picture is in two splits under two names: scores on it would flatter."""
+    first: dict[str, int] = {}
+    copies = [(first[d], i) for i, d in enumerate(digests) if splits[first.setdefault(d, i)] != splits[i]]
+    if copies:
+        a, b = copies[0]
+        print(
+            f"warning: {len(copies)} images are in two splits under two names, the first {names[a]} ({splits[a]}) and "
+            f"{names[b]} ({splits[b]})",
+            file=sys.stderr,
+        )
