@@ -75,7 +75,8 @@ def compare(
     qualities = read_qualities(quality)
     grids = [(beside(path, all_scores), read_pictures(path)) for path in pictures]
     losses = [(beside(path, all_scores), read_metrics(path)) for path in metrics]
-    domains = options.domains or (PAPER_N if any(s.domains == PAPER_N for s in all_scores) else all_scores_largest(all_scores))
+    counts = {score.domains for score in all_scores}
+    domains = options.domains or (PAPER_N if PAPER_N in counts else max(counts))
 
     comparison = tables.comparison_tables(all_scores)
     first = tables.table1(all_scores, published, domains)
@@ -106,11 +107,6 @@ def compare(
     _write(output / "report.html", render_report(title, all_scores, [*first, *second, *labels], comparison, chapters, command))
     if track:
         _log(track, all_scores, grids, output, domains)
-
-
-def all_scores_largest(scores: Sequence[Score]) -> int:
-    """The largest N of any run."""
-    return max(score.domains for score in scores)
 
 
 def picture_name(score: Score, kind: str) -> str:
@@ -212,7 +208,7 @@ def _figure(output: Path, file: str, title: str, caption: str, png: bytes) -> Fi
 
 def _png(image) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, format="PNG", optimize=True)
+    image.save(stream, format="PNG")
     return stream.getvalue()
 
 
