@@ -75,19 +75,20 @@ def compare(
     qualities = read_qualities(quality)
     grids = [(beside(path, all_scores), read_pictures(path)) for path in pictures]
     losses = [(beside(path, all_scores), read_metrics(path)) for path in metrics]
-    domains = options.domains or (PAPER_N if any(s.domains == PAPER_N for s in all_scores) else all_scores_largest(all_scores))
+    counts = {score.domains for score in all_scores}
+    domains = options.domains or (PAPER_N if PAPER_N in counts else max(counts))
 
     comparison = tables.comparison_tables(all_scores)
     first = tables.table1(all_scores, published, domains)
     second = tables.table2(all_scores, published)
-    labels = [tables.labels_table(qualities)] if qualities else []
+    labels = [tables.labels_summary(qualities), tables.labels_table(qualities)] if qualities else []
     folder = output / "tables"
     _write(folder / "comparison.csv", tables.comparison_csv(all_scores))
     for name, group in (("comparison", comparison), ("table1", first), ("table2", second)):
         _write(folder / f"{name}.md", "\n".join(to_markdown(table) for table in group))
         _write(folder / f"{name}.tex", "% \\usepackage{booktabs}\n" + "\n".join(to_latex(table) for table in group))
     _write(folder / "labels.csv", tables.labels_csv(qualities))
-    _write(folder / "labels.md", to_markdown(labels[0]) if labels else "No label quality was given.\n")
+    _write(folder / "labels.md", "\n".join(map(to_markdown, labels)) or "No label quality was given.\n")
 
     chapters = []
     for dataset in sorted({score.dataset for score in all_scores}):
@@ -103,14 +104,10 @@ def compare(
         )
     title = "Comparison of translation methods" + (f" · {options.sweep}" if options.sweep else "")
     command = _ui_command(track) if track else None
-    _write(output / "report.html", render_report(title, all_scores, [*first, *second, *labels], comparison, chapters, command))
+    headline, detail = [*first, *second, *labels[:1]], [*comparison, *labels[1:]]
+    _write(output / "report.html", render_report(title, all_scores, headline, detail, chapters, command))
     if track:
         _log(track, all_scores, grids, output, domains)
-
-
-def all_scores_largest(scores: Sequence[Score]) -> int:
-    """The largest N of any run."""
-    return max(score.domains for score in scores)
 
 
 def picture_name(score: Score, kind: str) -> str:
@@ -212,7 +209,7 @@ def _figure(output: Path, file: str, title: str, caption: str, png: bytes) -> Fi
 
 def _png(image) -> bytes:
     stream = io.BytesIO()
-    image.save(stream, format="PNG", optimize=True)
+    image.save(stream, format="PNG")
     return stream.getvalue()
 
 

@@ -206,6 +206,7 @@ def wrap(text: str, width: int, font: ImageFont.FreeTypeFont, most: int = 3) -> 
         lines = [*lines[: most - 1], lines[most - 1] + "…"]
     for index, line in enumerate(lines):
         if font.getlength(line) > width:
+            line = line.rstrip("…")
             while line and font.getlength(line + "…") > width:
                 line = line[:-1]
             lines[index] = line + "…"

@@ -149,7 +149,7 @@ def plot_losses(runs: Sequence[tuple[Score, list[dict[str, float]]]]) -> bytes |
 
 
 NOT_LOSSES = {"step", "images", "seconds", "images_per_second", "learning_rate"}
-LONGEST = 120  # points of a loss curve that a small panel can show
+LONGEST = 60  # points of a loss curve that a small panel can show
 
 
 def _styled():
@@ -234,7 +234,7 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
             for n in x:
                 if len(values[n]) > 1:
                     axes.scatter([n] * len(values[n]), values[n], s=12, color=style["color"], alpha=0.45, linewidths=0, zorder=2)
-        axes.line_ends.append((x[-1], y[-1], label, style["color"], paper))
+        axes.line_ends.append((y[-1], label, style, paper))
     axes.set_xticks(sorted(ticks))
     axes.set_xlabel("number of candidate domains N")
     low, high = min(ticks), max(ticks)
@@ -244,23 +244,32 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _label_lines(axes: Axes) -> None:
-    """Write each line's name at its right end, pushed apart where two would touch; room is made beside the axes."""
-    ends = sorted(getattr(axes, "line_ends", ()), key=lambda end: end[1])
+    """Write each line's name and marker beside its right end, pushed apart where two would touch."""
+    ends = sorted(getattr(axes, "line_ends", ()), key=lambda end: end[0])
     if not ends:
         return
     figure = axes.figure
-    longest = max(len(label) for _, _, label, _, _ in ends)
+    longest = max(len(label) for _, label, _, _ in ends)
     box = axes.get_position()
-    room = (longest * 6.0 + 14) / (figure.get_figwidth() * 72)  # about 6 points a character at this size
+    room = (longest * 6.0 + 26) / (figure.get_figwidth() * 72)  # about 6 points a character at this size
     axes.set_position([box.x0, box.y0, box.width - room, box.height])
+    box = axes.get_position()
+    width, height = box.width * figure.get_figwidth() * 72, box.height * figure.get_figheight() * 72
     low, high = axes.get_ylim()
-    points = axes.get_position().height * figure.get_figheight() * 72
-    gap = 12.5 / points
-    targets = [(y - low) / (high - low) for _, y, _, _, _ in ends]
-    heights = _push_apart(targets, gap)
-    for (_, _, label, colour, paper), height in zip(ends, heights, strict=True):
+    places = _push_apart([(y - low) / (high - low) for y, _, _, _ in ends], gap=12.5 / height)
+    for (_, label, style, paper), place in zip(ends, places, strict=True):
+        colour, marker = style["color"], style.get("marker")
+        if marker:
+            face = "white" if paper else colour
+            axes.plot(
+                [1 + 12 / width], [place], transform=axes.transAxes, clip_on=False, color=colour, marker=marker,
+                markersize=4.5, markerfacecolor=face, alpha=0.75 if paper else 1,
+            )  # fmt: skip
         weight = "normal" if paper or colour == GREY else "bold"
-        axes.text(1.02, height, label, transform=axes.transAxes, color=colour, va="center", fontsize=9, fontweight=weight)
+        axes.text(
+            1 + (20 if marker else 8) / width, place, label, transform=axes.transAxes, color=colour, va="center",
+            fontsize=9, fontweight=weight,
+        )  # fmt: skip
 
 
 def _push_apart(targets: Sequence[float], gap: float) -> list[float]:

@@ -89,7 +89,7 @@ class Published:
     domains: int
     method: str
     supervision: str
-    mfid: float
+    mfid: float  # two digits after the point in Table 1, one in Table 2
     density: float
     coverage: float
 
@@ -188,7 +188,8 @@ def features_name(score: Score) -> str:
 
 def setting_name(score: Score) -> str:
     """Protocol and features in words, with the digest that tells apart what the words do not."""
-    return f"{protocol_name(score)}, features {features_name(score)} ({score.setting[:6]})"
+    protocol = score.protocol.get("description") if isinstance(score.protocol, dict) else None
+    return f"protocol {protocol or protocol_name(score)}; features {features_name(score)}; setting {score.setting[:6]}"
 
 
 def by_setting(scores: Iterable[Score]) -> dict[tuple[str, str], list[Score]]:

@@ -44,6 +44,10 @@ COMPARISON_COLUMNS = (
 )
 METRICS = (("mfid", False), ("density", True), ("coverage", True))  # name, is more better?
 SUPERVISION = {"stargan2": "labels", "smoothing": "labels", "tunit": "none", "style_aware": "none", "lanit": "text"}
+PAPER_NOTE = [
+    "The columns (paper) are the numbers printed there, measured with Inception features under the authors' own protocol "
+    "at 256 × 256: compare their order with ours, not their size."
+]
 Section = dict[str, list[Score]]  # dataset → its scores of one setting
 
 
@@ -112,11 +116,12 @@ def comparison_tables(scores: Sequence[Score]) -> list[Table]:
         if any(score.mean["hit_rate"] is not None for score in group):
             notes.append(
                 "Hit rate: share of translations that show the target, over all evaluation classes and over those "
-                "among the N candidates, beside the share of untranslated sources that do. Kept: share of the other "
-                "attributes that a translation leaves as they were."
+                "among the N candidates, beside the share of untranslated sources that do. Kept: how often the other "
+                "attributes, on which source and reference agree, are still so in the translation."
             )
         label = f"tab:comparison-{dataset}" + ("" if _first(groups, dataset) == setting else f"-{setting[:6]}")
-        title = f"All runs on {dataset_name(dataset)}: {setting_name(group[0])}"
+        title = f"All runs on {dataset_name(dataset)}, protocol {protocol_name(group[0])}, features {features_name(group[0])}"
+        title += f", setting {setting[:6]}" * (sum(name == dataset for name, _ in groups) > 1)
         tables.append(Table(title, label.replace("_", "-"), columns, rows, notes, rules))
     return tables
 
@@ -134,8 +139,10 @@ def table1(scores: Sequence[Score], published: Sequence[Published], domains: int
         columns = [Column("Method", numeric=False), Column("Supervision", numeric=False)]
         rows = [[text(METHODS.get(m, m)), text(SUPERVISION.get(m, DASH))] for m in methods]
         for dataset in section:
-            _add_dataset(columns, rows, dataset, [_ours(chosen[dataset], m) for m in methods],
-                         [_paper(papers[dataset], m) for m in methods], [0] * len(methods))  # fmt: skip
+            ours = [_ours(chosen[dataset], m) for m in methods]
+            paper = [_paper(papers[dataset], m) for m in methods]
+            _add_dataset(columns, rows, dataset, ours, paper, [0] * len(methods), paper_digits=2)
+        notes = notes + PAPER_NOTE * any(papers.values())
         missing = [dataset_name(d) for d in section if not chosen[d]]
         if missing:
             notes = [*notes, f"No run at N = {domains}: {', '.join(missing)}."]
@@ -157,11 +164,38 @@ def table2(scores: Sequence[Score], published: Sequence[Published]) -> list[Tabl
         for dataset, group in section.items():
             ours = [_ours([s for s in group if s.domains == n], m) for n, m in keys]
             paper = [_paper([p for p in papers[dataset] if p.domains == n], m) for n, m in keys]
-            _add_dataset(columns, rows, dataset, ours, paper, [n for n, _ in keys])
+            _add_dataset(columns, rows, dataset, ours, paper, [n for n, _ in keys], paper_digits=1)
+        notes = notes + PAPER_NOTE * any(papers.values())
         rules = {i for i in range(1, len(keys)) if keys[i][0] != keys[i - 1][0]}
         title = "Comparison by number of candidate domains N" + (", second setting" if tables else "")
         tables.append(Table(title, _numbered("tab:domains", tables), columns, rows, notes, rules))
     return tables
+
+
+def labels_summary(qualities: Sequence[Quality]) -> Table:
+    """Macro F1 of each labeller (rows) at each N (columns) on the test split, or the first split where there is none."""
+    counts = sorted({row.domains for row in qualities})
+    first = {}
+    for row in qualities:  # sorted with `test` first
+        first.setdefault(row.dataset, row.split)
+    chosen = [row for row in qualities if row.split == first[row.dataset]]
+    keys = list(dict.fromkeys((row.dataset, row.labeller) for row in chosen))
+    values = {(row.dataset, row.labeller, row.domains): row.f1_macro for row in chosen}
+    columns = [Column("Dataset", numeric=False), Column("Split", numeric=False), Column("Labeller", numeric=False)]
+    columns += [Column(f"N = {n}", "Macro F1 ↑") for n in counts]
+    rows = []
+    for dataset, labeller in keys:
+        cells = [text(dataset_name(dataset)), text(first[dataset]), text(labeller)]
+        for n in counts:
+            others = [values.get((dataset, other, n)) for name, other in keys if name == dataset]
+            others = [round(value, 3) for value in others if value is not None]
+            value = values.get((dataset, labeller, n))
+            best = value is not None and len(others) > 1 and round(value, 3) == max(others)
+            cells.append((Part(_fixed(value, 3), best),))
+        rows.append(cells)
+    rules = {i for i in range(1, len(keys)) if keys[i][0] != keys[i - 1][0]}
+    notes = ["Macro F1 is over the domains that have truth; a dash where none has. The best labeller of each N is bold."]
+    return Table("Quality of the pseudo labels", "tab:labels", columns, rows, notes, rules)
 
 
 def labels_table(qualities: Sequence[Quality]) -> Table:
@@ -195,8 +229,8 @@ def labels_table(qualities: Sequence[Quality]) -> Table:
                 text(f"{row.images:,}"),
             ]
         )
-    notes = ["Macro F1 is over the domains that have truth; a dash where none has."]
-    return Table("Quality of the pseudo labels", "tab:labels", columns, rows, notes, rules)
+    notes = ["Images without: share of images that got no label; with all: share of images that got every label."]
+    return Table("Pseudo labels in full", "tab:labels-full", columns, rows, notes, rules)
 
 
 def _sections(scores: Sequence[Score]) -> Iterable[tuple[Section, list[str]]]:
@@ -214,7 +248,7 @@ def _sections(scores: Sequence[Score]) -> Iterable[tuple[Section, list[str]]]:
         seeds = {len({s.seed for s in group}) for group in section.values()}
         if max(seeds) > 1:
             notes.append("Mean ± standard deviation over the seeds of each method and N.")
-        notes.append("D&C is density / coverage (k-nearest-neighbour balls); the best of each column is bold.")
+        notes.append("D&C is density / coverage; the best of each column at each N is bold.")
         yield section, notes
 
 
@@ -228,7 +262,7 @@ def _setting_note(group: Sequence[Score], dataset: str, groups: dict[tuple[str, 
         others > 0
     )
     return (
-        f"{dataset_name(dataset)}: protocol {setting_name(group[0])}; at least {min(s.n_real for s in group):,} real and "
+        f"{dataset_name(dataset)}: {setting_name(group[0])}; at least {min(s.n_real for s in group):,} real and "
         f"{min(s.n_fake for s in group):,} translated images a class; images seen in training: {seen}.{warning}"
     )
 
@@ -240,6 +274,7 @@ def _add_dataset(
     ours: list[dict[str, list[float]]],
     paper: list[dict[str, list[float]]],
     blocks: list[int],
+    paper_digits: int,
 ) -> None:
     """Add a dataset's columns; the best value is sought among the rows with the same entry in `blocks`."""
     name = dataset_name(dataset)
@@ -254,7 +289,8 @@ def _add_dataset(
             if not value:
                 row += [text(DASH), text(DASH)]
                 continue
-            parts = {m: Part(_spread(value[m]), index in best[m]) for m, _ in METRICS}
+            digits = {"mfid": paper_digits if values is paper else 2}
+            parts = {m: Part(_spread(value[m], digits.get(m, 2)), index in best[m]) for m, _ in METRICS}
             row += [(parts["mfid"],), (parts["density"], Part(" / "), parts["coverage"])]
 
 
@@ -277,10 +313,10 @@ def _best(values: Sequence[list[float] | None], blocks: Sequence[int], more: boo
     return best
 
 
-def _spread(values: Sequence[float]) -> str:
+def _spread(values: Sequence[float], digits: int) -> str:
     """Mean, and ± sample standard deviation where there are several values."""
-    mean = _fixed(statistics.fmean(values), 2)
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+    mean = _fixed(statistics.fmean(values), digits)
+    return mean if len(values) == 1 else f"{mean} ± {_fixed(statistics.stdev(values), digits)}"
 
 
 def _first(groups: dict[tuple[str, str], list[Score]], dataset: str) -> str:
