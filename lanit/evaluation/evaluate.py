@@ -1,0 +1,183 @@
+"""Stage `evaluate`: `lanit evaluate judge` trains a judge, `features` sees the real images, `scores` compares."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lanit.config import LanitError, parse, read_options
+from lanit.evaluation.protocols import Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BATCH = 64  # images that an extractor sees at once
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    protocol: Protocol | None = None  # what the translations must have been made under; null takes theirs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    steps = parser.add_subparsers(dest="step", required=True, metavar="step")
+
+    judge = steps.add_parser("judge", help="train the judge with truth on split pretrain")
+    judge.add_argument("--options", default="{}", help="JSON, or the path of a JSON or YAML file")
+    _add_device(judge)
+    judge.set_defaults(run=run_judge)
+
+    features = steps.add_parser("features", help="extract the features of a split's real images")
+    features.add_argument("--features", required=True, help="{kind, weights}: JSON, or the path of a JSON or YAML file")
+    features.add_argument("--split", default="test")
+    _add_device(features)
+    features.set_defaults(run=run_features)
+
+    scores = steps.add_parser("scores", help="score the translations of one run")
+    scores.add_argument("--translations", required=True, type=Path, help="translations.safetensors of the run")
+    scores.add_argument("--real", required=True, type=Path, help="features of the test split")
+    scores.add_argument("--run", dest="run_folder", required=True, type=Path, help="folder of the run")
+    scores.add_argument("--options", default="{}", help="JSON, or the path of a JSON or YAML file")
+    scores.add_argument("--track", type=Path, help="store record of `lanit track`; without it nothing goes to MLflow")
+    scores.add_argument("--pictures", type=Path, nargs="*", default=[], help="files to hand to MLflow with the scores")
+    scores.set_defaults(run=run_scores)
+
+    for step in (judge, features, scores):
+        step.add_argument("--manifest", required=True, type=Path, help="manifest.parquet of the dataset")
+        step.add_argument("--output", required=True, type=Path, help="file to write")
+
+
+def run_judge(arguments: argparse.Namespace) -> None:
+    from lanit.data.batches import ImageStore
+    from lanit.data.manifest import read_card, read_truth
+    from lanit.evaluation.features import choose_device
+    from lanit.evaluation.judge import SPLIT, JudgeOptions, read_small, save_judge, train_judge
+
+    options = parse(JudgeOptions, read_options(arguments.options), "judge")
+    device = choose_device(arguments.device)
+    card = read_card(arguments.manifest.parent / "dataset.json")
+    truth = read_truth(arguments.manifest, SPLIT).drop(columns="key")
+    images = read_small(ImageStore(arguments.manifest, SPLIT), options.size)
+    judge, accuracy = train_judge(images, truth.to_numpy(bool), list(truth.columns), card.exclusive, options, device)
+    save_judge(judge, arguments.output, options, accuracy)
+    worst = min(accuracy, key=accuracy.get)
+    mean = sum(accuracy.values()) / len(accuracy)
+    print(f"judge of {len(accuracy)} classes: held-out accuracy {mean:.3f}, lowest {accuracy[worst]:.3f} ({worst})")
+
+
+def run_features(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from lanit.data.batches import ImageStore
+    from lanit.evaluation.features import FeatureOptions, choose_device, load_extractor
+    from lanit.evaluation.tensors import write_tensors
+
+    options = parse(FeatureOptions, read_options(arguments.features), "features")
+    extractor = load_extractor(options, choose_device(arguments.device))
+    store = ImageStore(arguments.manifest, arguments.split)
+    features = []
+    for start in range(0, len(store), BATCH):
+        features.append(extractor.features(store.read(range(start, min(start + BATCH, len(store))))))
+    arrays = {"features": torch.cat(features)}
+    logits = extractor.logits(arrays["features"])
+    if logits is not None:
+        arrays["logits"] = logits
+    metadata = {
+        "features": extractor.name,
+        "classes": extractor.classes,
+        "exclusive": extractor.exclusive,
+        "split": arguments.split,
+    }
+    write_tensors(arguments.output, {name: tensor.numpy() for name, tensor in arrays.items()}, metadata)
+    print(f"{len(store)} images of split {arguments.split}, {extractor.name} features")
+
+
+def run_scores(arguments: argparse.Namespace) -> None:
+    from lanit.evaluation.scores import Real, Translations, score
+    from lanit.evaluation.tensors import read_tensors, write_whole
+
+    options = parse(ScoreOptions, read_options(arguments.options), "scores")
+    record = read_run(arguments.run_folder)
+    needed = ("features", "source", "reference", "target", "protocol", "classes", "config")
+    made, about = read_tensors(arguments.translations, needed, "lanit translate")
+    seen, about_real = read_tensors(arguments.real, ("features", "split"), "lanit evaluate features")
+    known, truth, _ = read_test_truth(arguments.manifest)
+    protocol = parse(Protocol, about["protocol"], f"the protocol in {arguments.translations}")
+    if options.protocol not in (None, protocol):
+        raise LanitError(f"{arguments.translations} was made under {protocol}, not {options.protocol}; translate again")
+    if about["config"] != record["config"]:
+        raise LanitError(f"{arguments.translations} is of another training than {arguments.run_folder}; translate again")
+    if about["features"] != about_real["features"]:
+        raise LanitError(
+            f"the translations have {about['features']} features and the real images {about_real['features']}; "
+            "extract both with the same weights"
+        )
+    if about_real["split"] != "test" or len(seen["features"]) != len(truth):
+        raise LanitError(f"{arguments.real} does not hold the manifest's {len(truth)} test images; extract them again")
+
+    per_class, mean = score(
+        Translations(
+            features=made["features"],
+            source=made["source"],
+            reference=made["reference"],
+            target=made["target"],
+            classes=about["classes"],
+            logits=made.get("logits"),
+            unlabelled=made.get("unlabelled"),
+        ),
+        Real(seen["features"], truth, known, seen.get("logits"), about_real["classes"], about_real["exclusive"]),
+        record["domains"],
+        protocol.k,
+    )
+    scores = {key: record[key] for key in ("dataset", "method", "seed", "images_seen", "train_seconds", "code", "config")} | {
+        "domains": len(record["domains"]),
+        "protocol": protocol.describe(about["classes"]),
+        "features": about["features"],
+        "per_class": per_class,
+        "mean": mean,
+    }
+    write_whole(arguments.output, (json.dumps(scores, indent=2, allow_nan=False) + "\n").encode())
+    shown = "  ".join(f"{name} {value:.3f}" for name, value in mean.items() if value is not None)
+    print(f"{record['method']} with {len(record['domains'])} domains, seed {record['seed']}: {shown}")
+    if arguments.track is not None:
+        from lanit.tracking import log_scores
+
+        log_scores(arguments.track, arguments.run_folder, scores, arguments.pictures)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return what run.json tells of a finished training.
+
+    Raises:
+        LanitError: it is missing, or lacks what scores are stored with.
+    """
+    path = Path(folder) / "run.json"
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise LanitError(f"no run.json in {folder}; give the folder of a finished training") from None
+    except ValueError:
+        raise LanitError(f"{path} is not valid JSON; train the run again") from None
+    needed = ("dataset", "method", "domains", "seed", "images_seen", "train_seconds", "code", "config")
+    missing = [key for key in needed if key not in record]
+    if missing:
+        raise LanitError(f"{path} lacks {', '.join(missing)}; train the run again")
+    return record
+
+
+def read_test_truth(manifest: Path) -> tuple[list[str], NDArray[np.bool_], list[str]]:
+    """Return the names of the classes, the truth (n, C) of the test split and its images' keys, in the manifest's order."""
+    from lanit.data.manifest import read_truth
+
+    truth = read_truth(manifest, "test")
+    values = truth.drop(columns="key")
+    return list(values.columns), values.to_numpy(bool), list(truth["key"])
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    text = "auto is a GPU where there is one"
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help=text)

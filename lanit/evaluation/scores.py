@@ -1,0 +1,137 @@
+"""Scores of one run's translations: numpy alone, so that scoring starts at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanit.config import LanitError
+from lanit.evaluation.density_coverage import density_coverage
+from lanit.evaluation.fid import fid
+from lanit.evaluation.kid import kid
+
+
+@dataclass(frozen=True)
+class Translations:
+    """What `lanit translate` made of M pairs."""
+
+    features: NDArray[np.float32]  # (M, D)
+    source: NDArray[np.int64]  # (M,) row in the test split
+    reference: NDArray[np.int64]  # (M,) row in the test split
+    target: NDArray[np.int64]  # (M,) index into `classes`
+    classes: list[str]  # the evaluation classes
+    logits: NDArray[np.float32] | None = None  # (M, K), from a judge
+    unlabelled: NDArray[np.bool_] | None = None  # (M,) had the reference no pseudo label? None where none are read
+
+
+@dataclass(frozen=True)
+class Real:
+    """The real images of the test split."""
+
+    features: NDArray[np.float32]  # (n, D)
+    truth: NDArray[np.bool_]  # (n, C)
+    known: list[str]  # names of the columns of `truth`
+    logits: NDArray[np.float32] | None = None  # (n, K), from a judge
+    judged: list[str] | None = None  # names of the columns of all logits
+    exclusive: bool | None = None  # does the judge take classes to be exclusive?
+
+
+def decide(logits: NDArray, exclusive: bool) -> NDArray[np.bool_]:
+    """Return what logits (n, K) say an image shows: the largest where classes are exclusive, else each above ½."""
+    if exclusive:
+        return logits.argmax(axis=1)[:, None] == np.arange(logits.shape[1])
+    return logits > 0
+
+
+def score(translations: Translations, real: Real, domains: list[str], k: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Score translations into each evaluation class against the real images of it.
+
+    Args:
+        translations: of one run.
+        real: the test split.
+        domains: the method's N candidate domains; a class among them is a `candidate`.
+        k: nearest neighbours of density and coverage.
+
+    Returns:
+        `per_class` and `mean` of scores.json. Per class: `fid`, `kid`, `density`, `coverage`; `hit_rate`, the share of
+        translations in which the judge sees the class; `source_rate`, the same of their sources before translating;
+        `kept_rate`, over the judge's other classes on which source and reference agree, the share of them as the judge
+        sees them in the translation (None where classes are exclusive); `references_without_label`, the share of
+        references whose style is that of the nearest domain for want of a label (None for a method without labels);
+        `candidate`, `n_real`, `n_fake`. What only a judge can tell is None with other features.
+
+    Raises:
+        LanitError: too few images of a class, features that are not finite, or classes that the judge does not know.
+    """
+    if translations.logits is not None and (real.logits is None or real.judged is None):
+        raise LanitError("the translations were judged and the real images were not; extract both with the same features")
+    per_class = {}
+    for t, name in enumerate(translations.classes):
+        rows = translations.target == t
+        true = real.truth[:, real.known.index(name)]
+        try:
+            density, coverage = density_coverage(real.features[true], translations.features[rows], k)
+            scores = {
+                "fid": fid(real.features[true], translations.features[rows]),
+                "kid": kid(real.features[true], translations.features[rows]),
+                "density": density,
+                "coverage": coverage,
+            }
+        except LanitError as error:
+            raise LanitError(f"class {name!r} cannot be scored: {error}") from None
+        unlabelled = translations.unlabelled
+        per_class[name] = scores | _judge_rates(translations, real, rows, name) | {
+            "references_without_label": None if unlabelled is None else float(unlabelled[rows].mean()),
+            "candidate": name in domains,
+            "n_real": int(true.sum()),
+            "n_fake": int(rows.sum()),
+        }
+    return per_class, _means(per_class)
+
+
+def _judge_rates(translations: Translations, real: Real, rows: NDArray[np.bool_], name: str) -> dict[str, float | None]:
+    if translations.logits is None:
+        return {"hit_rate": None, "source_rate": None, "kept_rate": None}
+    if name not in real.judged:
+        raise LanitError(f"the judge does not know the class {name!r} but only {', '.join(real.judged)}; train it anew")
+    column = real.judged.index(name)
+    seen = decide(translations.logits[rows], real.exclusive)
+    before = decide(real.logits[translations.source[rows]], real.exclusive)
+    return {
+        "hit_rate": float(seen[:, column].mean()),
+        "source_rate": float(before[:, column].mean()),
+        "kept_rate": None if real.exclusive else _kept(seen, translations, real, rows, column),
+    }
+
+
+def _kept(seen: NDArray, translations: Translations, real: Real, rows: NDArray, column: int) -> float | None:
+    # A judge of another dataset may know classes that this truth does not.
+    others = [j for j, name in enumerate(real.judged) if j != column and name in real.known]
+    truth = real.truth[:, [real.known.index(real.judged[j]) for j in others]]
+    source, reference = truth[translations.source[rows]], truth[translations.reference[rows]]
+    seen, agreed = seen[:, others], source == reference
+    return float((seen == source)[agreed].mean()) if agreed.any() else None
+
+
+def _means(per_class: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+    everything = list(per_class.values())
+    candidates = [scores for scores in everything if scores["candidate"]]
+    wanted = {
+        "mfid": ("fid", everything),
+        "mkid": ("kid", everything),
+        "density": ("density", everything),
+        "coverage": ("coverage", everything),
+        "hit_rate": ("hit_rate", everything),
+        "hit_rate_candidates": ("hit_rate", candidates),
+        "source_rate_candidates": ("source_rate", candidates),
+        "kept_rate": ("kept_rate", everything),
+        "references_without_label": ("references_without_label", everything),
+    }
+    means = {}
+    for mean, (name, group) in wanted.items():
+        values = [scores[name] for scores in group if scores[name] is not None]
+        means[mean] = float(np.mean(values)) if values else None
+    return means

@@ -1,0 +1,59 @@
+"""Safetensors files of this stage as numpy arrays with metadata: the same content gives the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lanit.config import LanitError
+
+
+def write_tensors(path: Path, arrays: dict[str, NDArray], metadata: dict[str, Any]) -> None:
+    """Write arrays, and JSON-like metadata, as one safetensors file that is there as a whole or not at all."""
+    from safetensors.numpy import save
+
+    data = save(
+        {name: np.asarray(array, order="C") for name, array in arrays.items()},
+        {key: json.dumps(value) for key, value in metadata.items()},
+    )
+    # The library writes metadata in an order that changes from process to process: write the header again, sorted.
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    write_whole(path, len(header).to_bytes(8, "little") + header + data[8 + length :])
+
+
+def read_tensors(path: Path, needed: tuple[str, ...], command: str) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """Return arrays and metadata of a file that `command` made.
+
+    Raises:
+        LanitError: no such file, not a safetensors file, or without one of the `needed` arrays or metadata.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise LanitError(f"no file at {path}; {command} makes it")
+    try:
+        with safe_open(path, "np") as file:
+            metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise LanitError(f"{path} is not what {command} writes ({error}); remove it and run {command} again") from None
+    missing = [name for name in needed if name not in arrays and name not in metadata]
+    if missing:
+        raise LanitError(f"{path} has no {', '.join(missing)}; give a file that {command} wrote")
+    return arrays, metadata
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is there as a whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_bytes(data)
+    os.replace(part, path)

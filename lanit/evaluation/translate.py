@@ -1,0 +1,253 @@
+"""Stage `translate`: `lanit translate --run RUN --manifest … [--labels DIR] --options … --output … --pictures …`."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lanit.config import LanitError, parse, read_options
+from lanit.evaluation.protocols import Pairs, Protocol, class_columns, draw_pairs, draw_picture_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from lanit.data.batches import ImageStore
+    from lanit.evaluation.features import Extractor
+    from lanit.methods.protocol import Method
+
+SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class TranslateOptions:
+    classes: list[str]  # the evaluation classes
+    features: dict[str, Any]  # a FeatureOptions
+    protocol: Protocol = field(default_factory=Protocol)
+    batch: int = 32  # images a pass
+    picture_sources: int = 6  # rows of the picture grids
+    save_images: Path | None = None  # folder for every translation as a PNG; null writes none
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", dest="run_folder", required=True, type=Path, help="folder of a finished training")
+    parser.add_argument("--manifest", required=True, type=Path, help="manifest.parquet of the dataset")
+    parser.add_argument("--labels", type=Path, help="folder of pseudo labels, for a method that needs them")
+    parser.add_argument("--options", required=True, help="JSON, or the path of a JSON or YAML file")
+    parser.add_argument("--output", required=True, type=Path, help="translations.safetensors to write")
+    parser.add_argument("--pictures", required=True, type=Path, help="pictures.npz to write")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto is a GPU where there is one")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    options = parse(TranslateOptions, read_options(arguments.options), "translate")
+    if options.batch < 1 or options.picture_sources < 1:
+        raise LanitError("translate.batch and translate.picture_sources must be at least 1")
+
+    from lanit.data.batches import ImageStore
+    from lanit.evaluation.evaluate import read_run, read_test_truth
+    from lanit.evaluation.features import FeatureOptions, choose_device, load_extractor
+    from lanit.evaluation.tensors import write_tensors
+    from lanit.methods import load_method
+
+    record = read_run(arguments.run_folder)
+    known, truth, keys = read_test_truth(arguments.manifest)
+    class_columns(known, options.classes)
+    device = choose_device(arguments.device)
+    extractor = load_extractor(parse(FeatureOptions, options.features, "translate.features"), device)
+    method = load_method(arguments.run_folder, device)
+    labels, unlabelled = None, None
+    if method.needs_labels:
+        if arguments.labels is None:
+            raise LanitError(f"{record['method']} takes styles by pseudo labels; give their folder with --labels")
+        labels, unlabelled = style_labels(arguments.labels, keys, record["domains"])
+
+    pairs = draw_pairs(truth, known, options.classes, options.protocol)
+    translator = Translator(method, ImageStore(arguments.manifest, SPLIT), labels, options.batch, device)
+    arrays = translate_pairs(translator, pairs, extractor, options.save_images, options.classes, keys)
+    if unlabelled is not None:
+        arrays["unlabelled"] = unlabelled[pairs.reference]
+    metadata = {
+        "protocol": asdict(options.protocol),
+        "classes": options.classes,
+        "features": extractor.name,
+        "judged": extractor.classes,
+        "config": record["config"],
+    }
+    rows = draw_picture_rows(truth, known, options.classes, options.picture_sources, options.protocol.seed)
+    names = record["domains"] if method.needs_labels else [f"cluster {i + 1}" for i in range(len(record["domains"]))]
+    write_pictures(arguments.pictures, translator, *rows, options.classes, names, options.protocol.seed)
+    write_tensors(arguments.output, arrays, metadata)
+    print(f"{len(pairs.source)} translations by {record['method']} with {len(record['domains'])} domains, {extractor.name} features")
+
+
+def style_labels(
+    folder: Path, keys: list[str], domains: list[str]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Read the pseudo labels that references get their style by.
+
+    An image above the threshold in no domain takes the style of its nearest one, so that every method is scored on the
+    same pairs; scores.json says for how many.
+
+    Returns:
+        labels (n, N), each row with at least one domain, and which rows (n,) had none.
+
+    Raises:
+        LanitError: the labels are of other images or other domains.
+    """
+    import numpy as np
+
+    from lanit.language.labels import read_labels
+
+    labels = read_labels(folder, SPLIT)
+    if list(labels.keys) != keys:
+        raise LanitError(f"the labels in {folder} are not of the images in this manifest; run the label stage again")
+    if list(labels.domains) != list(domains):
+        raise LanitError(
+            f"the labels in {folder} are of the domains {', '.join(labels.domains)}, the run's are {', '.join(domains)}; "
+            "give the labels that it was trained with"
+        )
+    chosen = np.array(labels.labels, dtype=bool)
+    without = ~chosen.any(axis=1)
+    chosen[without, labels.similarities[without].argmax(axis=1)] = True
+    return chosen, without
+
+
+class Translator:
+    """A method with the images that it translates: rows of the test split in, pixels out."""
+
+    def __init__(
+        self, method: Method, store: ImageStore, labels: NDArray[np.bool_] | None, batch: int = 32, device: str = "cpu"
+    ):
+        self.method, self.store, self.labels, self.batch, self.device = method, store, labels, batch, device
+
+    def read(self, rows: NDArray[np.int64]) -> Tensor:
+        """Images (B, 3, H, W) float32 in [-1, 1] on the device."""
+        return self.store.read(rows).to(self.device).float() / 127.5 - 1
+
+    def reference_styles(self, rows: NDArray[np.int64]) -> Tensor:
+        """Styles (R, S) of references, each by its own labels."""
+        import torch
+
+        styles = []
+        with torch.no_grad():
+            for chosen in _batches(rows, self.batch):
+                labels = None if self.labels is None else torch.from_numpy(self.labels[chosen]).to(self.device).float()
+                styles.append(self.method.reference_style(self.read(chosen), labels))
+        return torch.cat(styles)
+
+    def latent_styles(self, domains: int, seed: int) -> Tensor:
+        """One style (N, S) drawn for each domain."""
+        import torch
+
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            return torch.cat([self.method.latent_style(domain, 1, generator) for domain in range(domains)])
+
+    def translate(self, rows: NDArray[np.int64], styles: Tensor) -> Tensor:
+        """Translate a batch, and round as a saved PNG would: uint8 (B, 3, H, W) on the CPU.
+
+        Raises:
+            LanitError: a translation is not finite.
+        """
+        import torch
+
+        with torch.no_grad():
+            images = self.method.translate(self.read(rows), styles)
+        if not torch.isfinite(images).all():
+            raise LanitError("the run's translations are not finite; its training diverged, so train it anew")
+        return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).cpu()
+
+    def grid(self, rows: NDArray[np.int64], styles: Tensor) -> NDArray[np.uint8]:
+        """Every source with every style: uint8 (S, R, H, W, 3)."""
+        return _pixels([self.translate(row.repeat(len(styles)), styles) for row in rows])
+
+
+def translate_pairs(
+    translator: Translator,
+    pairs: Pairs,
+    extractor: Extractor,
+    folder: Path | None = None,
+    classes: list[str] | None = None,
+    keys: list[str] | None = None,
+) -> dict[str, NDArray]:
+    """Translate each source with its reference's style, and extract features; styles are computed once a reference.
+
+    Args:
+        translator: of one run.
+        pairs: what to translate.
+        extractor: of the features.
+        folder: where to save each translation as PNG as well, named by `classes` and the images' `keys`.
+
+    Returns:
+        `features` (M, D) and, from a judge, `logits` (M, K) float32; `source`, `reference`, `target` int64 (M,).
+    """
+    import numpy as np
+    import torch
+
+    distinct, place = np.unique(pairs.reference, return_inverse=True)
+    styles = translator.reference_styles(distinct)
+    features, logits = [], []
+    for chosen in _batches(np.arange(len(pairs.source)), translator.batch):
+        images = translator.translate(pairs.source[chosen], styles[torch.from_numpy(place[chosen])])
+        features.append(extractor.features(images))
+        logits.append(extractor.logits(features[-1]))
+        if folder is not None:
+            for i, image in zip(chosen, images):
+                name = f"{i:06d}-{keys[pairs.source[i]]}-{keys[pairs.reference[i]]}.png"
+                _save(image, folder / classes[pairs.target[i]].replace("/", "_") / name)
+    arrays = {"features": torch.cat(features).numpy()}
+    if logits[0] is not None:
+        arrays["logits"] = torch.cat(logits).numpy()
+    return arrays | {"source": pairs.source, "reference": pairs.reference, "target": pairs.target}
+
+
+def write_pictures(
+    path: Path,
+    translator: Translator,
+    sources: NDArray[np.int64],
+    references: NDArray[np.int64],
+    classes: list[str],
+    domains: list[str],
+    seed: int,
+) -> None:
+    """Write pictures.npz: sources × one reference a class, and sources × domains by one latent code each."""
+    import io
+
+    import numpy as np
+
+    from lanit.evaluation.tensors import write_whole
+
+    file = io.BytesIO()
+    np.savez(
+        file,
+        sources=_pixels([translator.store.read(sources)])[0],
+        references=_pixels([translator.store.read(references)])[0],
+        reference_grid=translator.grid(sources, translator.reference_styles(references)),
+        latent_grid=translator.grid(sources, translator.latent_styles(len(domains), seed)),
+        reference_classes=np.array(classes),
+        domains=np.array(domains),
+    )
+    write_whole(path, file.getvalue())
+
+
+def _batches(rows: NDArray, size: int) -> list[NDArray]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _pixels(images: list[Tensor]) -> NDArray[np.uint8]:
+    """(S, B, H, W, 3) of S tensors (B, 3, H, W)."""
+    import torch
+
+    return torch.stack(images).permute(0, 1, 3, 4, 2).numpy()
+
+
+def _save(image: Tensor, path: Path) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(path)
