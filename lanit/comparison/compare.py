@@ -1,0 +1,262 @@
+"""`lanit compare`: everything that a reader looks at, made from what the runs left.
+
+    lanit compare --options '{"sweep": "demo"}' --scores results/*/*/*/scores.json \\
+        --quality results/*/labels/*/quality.json --pictures results/*/*/*/pictures.npz --output results
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lanit.comparison import plots, tables
+from lanit.comparison.pictures import Pictures, draw, draw_overview, latent_grid, read_pictures, reference_grid
+from lanit.comparison.render import to_latex, to_markdown
+from lanit.comparison.report import Chapter, Figure, render_report
+from lanit.comparison.scores import (
+    Score,
+    beside,
+    by_setting,
+    dataset_name,
+    method_rank,
+    read_metrics,
+    read_published,
+    read_qualities,
+    read_scores,
+)
+from lanit.config import LanitError, parse, read_options
+
+PAPER_N = 10  # domains in the paper's Table 1
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareOptions:
+    """What `lanit compare` is given."""
+
+    sweep: str | None = None  # named in the report's title
+    domains: int | None = None  # N of Table 1 and the overviews; None: 10, or the largest N where no run has that
+    overview_rows: int = 4  # sources in an overview
+    overview_columns: int = 6  # references in an overview
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `lanit compare`."""
+    parser.add_argument("--options", default="{}", help="JSON, or a JSON or YAML file: sweep, domains")
+    parser.add_argument("--scores", nargs="+", type=Path, required=True, help="scores.json of each run")
+    parser.add_argument("--quality", nargs="*", type=Path, default=[], help="quality.json of each labelling")
+    parser.add_argument("--pictures", nargs="*", type=Path, default=[], help="pictures.npz of each run")
+    parser.add_argument("--metrics", nargs="*", type=Path, default=[], help="metrics.jsonl of each run")
+    parser.add_argument("--output", type=Path, required=True, help="folder for tables/, plots/, pictures/, report.html")
+    parser.add_argument("--track", type=Path, help="store.json of `lanit track`: results go to MLflow too")
+    parser.set_defaults(run=_run)
+
+
+def compare(
+    options: CompareOptions,
+    scores: Sequence[Path],
+    quality: Sequence[Path],
+    pictures: Sequence[Path],
+    metrics: Sequence[Path],
+    output: Path,
+    track: Path | None = None,
+) -> None:
+    """Write tables, plots, pictures and the report under `output`, and add them to MLflow where `track` is given.
+
+    Raises:
+        LanitError: an input is missing or malformed; nothing has been written then.
+    """
+    all_scores, published = read_scores(scores), read_published()
+    qualities = read_qualities(quality)
+    grids = [(beside(path, all_scores), read_pictures(path)) for path in pictures]
+    losses = [(beside(path, all_scores), read_metrics(path)) for path in metrics]
+    counts = {score.domains for score in all_scores}
+    domains = options.domains or (PAPER_N if PAPER_N in counts else max(counts))
+
+    comparison = tables.comparison_tables(all_scores)
+    first = tables.table1(all_scores, published, domains)
+    second = tables.table2(all_scores, published)
+    labels = [tables.labels_table(qualities)] if qualities else []
+    folder = output / "tables"
+    _write(folder / "comparison.csv", tables.comparison_csv(all_scores))
+    for name, group in (("comparison", comparison), ("table1", first), ("table2", second)):
+        _write(folder / f"{name}.md", "\n".join(to_markdown(table) for table in group))
+        _write(folder / f"{name}.tex", "% \\usepackage{booktabs}\n" + "\n".join(to_latex(table) for table in group))
+    _write(folder / "labels.csv", tables.labels_csv(qualities))
+    _write(folder / "labels.md", to_markdown(labels[0]) if labels else "No label quality was given.\n")
+
+    chapters = []
+    for dataset in sorted({score.dataset for score in all_scores}):
+        chosen = sorted((pair for pair in grids if pair[0].dataset == dataset), key=lambda pair: _order(pair[0]))
+        chapters.append(
+            Chapter(
+                dataset=dataset_name(dataset),
+                plots=_plots(dataset, all_scores, published, qualities, output),
+                overview=_overview(dataset, chosen, domains, options, output),
+                pictures=[_run_pictures(score, images, output) for score, images in chosen],
+                losses=_losses(dataset, losses, output),
+            )
+        )
+    title = "Comparison of translation methods" + (f" · {options.sweep}" if options.sweep else "")
+    command = _ui_command(track) if track else None
+    _write(output / "report.html", render_report(title, all_scores, [*first, *second, *labels], comparison, chapters, command))
+    if track:
+        _log(track, all_scores, grids, output, domains)
+
+
+def picture_name(score: Score, kind: str) -> str:
+    """File name of a run's grid, such as "faces-lanit-n10-seed0-references.png"."""
+    return f"{_file_name(score.dataset)}-{_file_name(score.method)}-n{score.domains}-seed{score.seed}-{kind}.png"
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    options = parse(CompareOptions, read_options(arguments.options))
+    output = arguments.output
+    compare(
+        options, arguments.scores, arguments.quality, arguments.pictures, arguments.metrics, output, arguments.track
+    )
+    print("The comparison is made:")
+    for what, place in (("tables", "tables"), ("plots", "plots"), ("pictures", "pictures"), ("report", "report.html")):
+        path = output / place
+        if path.exists():
+            print(f"  {what:<9} {_relative(path)}{'/' if path.is_dir() else ''}")
+    if arguments.track:
+        print(f"  MLflow    {_ui_command(arguments.track)}")
+
+
+def _plots(dataset, scores, published, qualities, output: Path) -> list[Figure]:
+    figures = []
+    stem = _file_name(dataset)
+    for index, ((name, setting), group) in enumerate(
+        item for item in by_setting(scores).items() if item[0][0] == dataset
+    ):
+        suffix = "" if index == 0 else f"-{setting[:6]}"
+        paper = [row for row in published if row.dataset == dataset] if index == 0 else []
+        dashed = " Dashed: the numbers printed in the paper." if paper else ""
+        made = (
+            ("mfid", "mFID against N", "Lower is better." + dashed, plots.plot_mfid(group, paper)),
+            (
+                "density-coverage",
+                "Density and coverage against N",
+                "Higher is better: density tells fidelity, coverage diversity." + dashed,
+                plots.plot_density_coverage(group, paper),
+            ),
+            (
+                "hit-rate",
+                "Hit rate against N",
+                "How often the judge sees the target in a translation; dotted, how often in the untranslated sources.",
+                plots.plot_hit_rate(group),
+            ),
+        )
+        for kind, title, caption, png in made:
+            if png is not None:
+                figures.append(_figure(output, f"plots/{stem}-{kind}{suffix}.png", title, caption, png))
+    rows = [row for row in qualities if row.dataset == dataset]
+    rows = [row for row in rows if row.split == rows[0].split]  # `test` comes first where it is there
+    if rows and (png := plots.plot_labels(rows)) is not None:
+        caption = "Macro F1 over the domains that have truth, by labeller."
+        figures.append(_figure(output, f"plots/{stem}-labels.png", "Quality of the pseudo labels", caption, png))
+    return figures
+
+
+def _overview(dataset, grids, domains: int, options: CompareOptions, output: Path) -> list[Figure]:
+    chosen: dict[str, tuple[Score, Pictures]] = {}
+    for score, images in grids:  # the first seed of each method
+        if score.domains == domains:
+            chosen.setdefault(score.method, (score, images))
+    if not chosen:
+        return []
+    methods = [chosen[m] for m in sorted(chosen, key=method_rank, reverse=True)]  # LANIT first
+    titled = [(f"{score.method_name}, N = {domains}", images) for score, images in methods]
+    png = _png(draw_overview(titled, options.overview_rows, options.overview_columns))
+    caption = "Each source (first column) in the style of each reference (first row)."
+    return [_figure(output, f"pictures/{_file_name(dataset)}-overview.png", f"Translations at N = {domains}", caption, png)]
+
+
+def _run_pictures(score: Score, images: Pictures, output: Path) -> tuple[str, list[Figure]]:
+    made = (
+        ("references", reference_grid(images), "Guided by a reference", "Sources down, references across."),
+        ("latents", latent_grid(images, score.method), "Guided by a latent code", "Sources down, domains across."),
+    )
+    figures = [
+        _figure(output, f"pictures/{picture_name(score, kind)}", title, caption, _png(draw(grid)))
+        for kind, grid, title, caption in made
+    ]
+    return f"{score.method_name}, N = {score.domains}, seed {score.seed}", figures
+
+
+def _losses(dataset, losses, output: Path) -> list[Figure]:
+    figures = []
+    for method in sorted({score.method for score, _ in losses if score.dataset == dataset}, key=method_rank):
+        runs = [(s, lines) for s, lines in losses if (s.dataset, s.method) == (dataset, method)]
+        png = plots.plot_losses(runs)
+        if png is not None:
+            name = f"plots/{_file_name(dataset)}-{_file_name(method)}-losses.png"
+            figures.append(_figure(output, name, f"Losses of {runs[0][0].method_name}", "One line a run.", png))
+    return figures
+
+
+def _figure(output: Path, file: str, title: str, caption: str, png: bytes) -> Figure:
+    _write(output / file, png)
+    return Figure(title, caption, png, file)
+
+
+def _png(image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _log(track: Path, scores: Sequence[Score], grids, output: Path, domains: int) -> None:
+    """Add the results to MLflow; what has been written stands, whatever becomes of the store."""
+    from lanit.tracking import log_scores, log_tables
+
+    try:
+        with_pictures = {score.path for score, _ in grids}
+        for score in scores:
+            kinds = ("references", "latents") if score.path in with_pictures else ()
+            files = [output / "pictures" / picture_name(score, kind) for kind in kinds]
+            log_scores(track, score.path.parent, score.raw, files)
+        shared = [(output / "report.html", "")]
+        shared += [(path, "tables") for path in sorted((output / "tables").iterdir()) if path.is_file()]
+        files = {}
+        for dataset in sorted({score.dataset for score in scores}):
+            stem = _file_name(dataset)
+            files[dataset] = list(shared)
+            files[dataset] += [(path, "plots") for path in sorted((output / "plots").glob(f"{stem}-*.png"))]
+            files[dataset] += [(path, "pictures") for path in (output / "pictures").glob(f"{stem}-overview.png")]
+        log_tables(track, files)
+    except LanitError as error:
+        print(f"warning: the results are not in MLflow: {error}", file=sys.stderr)
+
+
+def _ui_command(track: Path) -> str:
+    from lanit.tracking import read_store, ui_command
+
+    return ui_command(read_store(track).uri)
+
+
+def _order(score: Score) -> tuple:
+    return score.domains, [-rank if isinstance(rank, int) else rank for rank in method_rank(score.method)], score.seed
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+def _relative(path: Path) -> str:
+    absolute = Path(os.path.abspath(path))
+    return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
+    os.replace(temporary, path)

@@ -1,0 +1,317 @@
+"""The comparison tables: every run, the paper's Table 1 and Table 2 with the published numbers beside ours, the labels.
+
+Numbers of different protocols or features never meet in a table: of each (dataset, setting) the runs stand in a section
+of their own, and a note says which setting it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Sequence
+
+from lanit.comparison.render import DASH, Cell, Column, Part, Table, text
+from lanit.comparison.scores import (
+    MEANS,
+    METHODS,
+    Published,
+    Quality,
+    Score,
+    by_setting,
+    dataset_name,
+    features_name,
+    method_rank,
+    protocol_name,
+    setting_name,
+)
+
+COMPARISON_COLUMNS = (
+    "dataset",
+    "method",
+    "domains",
+    "seed",
+    "protocol",
+    "features",
+    "setting",
+    *MEANS,
+    "images_seen",
+    "train_seconds",
+    "n_real",
+    "n_fake",
+    "code",
+    "config",
+)
+METRICS = (("mfid", False), ("density", True), ("coverage", True))  # name, is more better?
+SUPERVISION = {"stargan2": "labels", "smoothing": "labels", "tunit": "none", "style_aware": "none", "lanit": "text"}
+PAPER_NOTE = [
+    "The columns (paper) are the numbers printed there, measured with Inception features under the authors' own protocol "
+    "at 256 × 256: compare their order with ours, not their size."
+]
+Section = dict[str, list[Score]]  # dataset → its scores of one setting
+
+
+def comparison_csv(scores: Sequence[Score]) -> str:
+    """Every run, one a row, in full precision; an empty field is a number that the protocol cannot tell."""
+    rows = []
+    for score in scores:
+        row = {name: getattr(score, name) for name in COMPARISON_COLUMNS if name not in MEANS}
+        row |= score.mean | {"protocol": protocol_name(score), "features": features_name(score)}
+        rows.append([row[name] for name in COMPARISON_COLUMNS])
+    return _csv(COMPARISON_COLUMNS, rows)
+
+
+def labels_csv(qualities: Sequence[Quality]) -> str:
+    """Label quality, one row a (dataset, labeller, N, split)."""
+    columns = (
+        "dataset", "labeller", "domains", "split", "images", "f1_macro", "mean_labels", "share_without", "share_all",
+    )  # fmt: skip
+    return _csv(columns, [[getattr(row, name) for name in columns] for row in qualities])
+
+
+def comparison_tables(scores: Sequence[Score]) -> list[Table]:
+    """Every run, one table a (dataset, setting)."""
+    tables = []
+    groups = by_setting(scores)
+    for (dataset, setting), group in groups.items():
+        columns = [
+            Column("N"),
+            Column("Method", numeric=False),
+            Column("Seed"),
+            Column("mFID ↓"),
+            Column("mKID ×1000 ↓"),
+            Column("Density ↑"),
+            Column("Coverage ↑"),
+            Column("Hit rate ↑"),
+            Column("… of candidates ↑"),
+            Column("… of sources"),
+            Column("Kept ↑"),
+            Column("Images seen"),
+            Column("Minutes"),
+        ]
+        rows, rules = [], set()
+        for index, score in enumerate(group):
+            mean = score.mean
+            if index and group[index - 1].domains != score.domains:
+                rules.add(index)
+            rows.append(
+                [
+                    text(score.domains),
+                    text(score.method_name),
+                    text(score.seed),
+                    text(_fixed(mean["mfid"], 2)),
+                    text(_fixed(None if mean["mkid"] is None else 1000 * mean["mkid"], 2)),
+                    text(_fixed(mean["density"], 2)),
+                    text(_fixed(mean["coverage"], 2)),
+                    text(_percent(mean["hit_rate"])),
+                    text(_percent(mean["hit_rate_candidates"])),
+                    text(_percent(mean["source_rate_candidates"])),
+                    text(_percent(mean["kept_rate"])),
+                    text(f"{score.images_seen:,}"),
+                    text(f"{score.train_seconds / 60:.1f}"),
+                ]
+            )
+        notes = [_setting_note(group, dataset, groups)]
+        notes.append(f"Code: {', '.join(sorted({score.code[:12] for score in group}))}.")
+        if any(score.mean["hit_rate"] is not None for score in group):
+            notes.append(
+                "Hit rate: share of translations that show the target, over all evaluation classes and over those "
+                "among the N candidates, beside the share of untranslated sources that do. Kept: how often the other "
+                "attributes, on which source and reference agree, are still so in the translation."
+            )
+        label = f"tab:comparison-{dataset}" + ("" if _first(groups, dataset) == setting else f"-{setting[:6]}")
+        title = f"All runs on {dataset_name(dataset)}, protocol {protocol_name(group[0])}, features {features_name(group[0])}"
+        title += f", setting {setting[:6]}" * (sum(name == dataset for name, _ in groups) > 1)
+        tables.append(Table(title, label.replace("_", "-"), columns, rows, notes, rules))
+    return tables
+
+
+def table1(scores: Sequence[Score], published: Sequence[Published], domains: int) -> list[Table]:
+    """The paper's Table 1: methods × datasets at one N, mFID and density / coverage, the published numbers beside ours."""
+    tables = []
+    for section, notes in _sections(scores):
+        chosen = {dataset: [s for s in group if s.domains == domains] for dataset, group in section.items()}
+        papers = {d: [p for p in published if (p.table, p.dataset, p.domains) == (1, d, domains)] for d in section}
+        methods = sorted(
+            {s.method for group in chosen.values() for s in group} | {p.method for ps in papers.values() for p in ps},
+            key=method_rank,
+        )
+        columns = [Column("Method", numeric=False), Column("Supervision", numeric=False)]
+        rows = [[text(METHODS.get(m, m)), text(SUPERVISION.get(m, DASH))] for m in methods]
+        for dataset in section:
+            ours = [_ours(chosen[dataset], m) for m in methods]
+            paper = [_paper(papers[dataset], m) for m in methods]
+            _add_dataset(columns, rows, dataset, ours, paper, [0] * len(methods), paper_digits=2)
+        notes = notes + PAPER_NOTE * any(papers.values())
+        missing = [dataset_name(d) for d in section if not chosen[d]]
+        if missing:
+            notes = [*notes, f"No run at N = {domains}: {', '.join(missing)}."]
+        title = f"Comparison at N = {domains}" + (", second setting" if tables else "")
+        tables.append(Table(title, _numbered("tab:methods", tables), columns, rows, notes))
+    return tables
+
+
+def table2(scores: Sequence[Score], published: Sequence[Published]) -> list[Table]:
+    """The paper's Table 2: each method at each N, datasets as column groups, the published numbers beside ours."""
+    tables = []
+    for section, notes in _sections(scores):
+        papers = {d: [p for p in published if (p.table, p.dataset) == (2, d)] for d in section}
+        keys = {(s.domains, s.method) for group in section.values() for s in group}
+        keys |= {(p.domains, p.method) for ps in papers.values() for p in ps}
+        keys = sorted(keys, key=lambda key: (key[0], method_rank(key[1])))
+        columns = [Column("N"), Column("Method", numeric=False)]
+        rows = [[text(n), text(METHODS.get(m, m))] for n, m in keys]
+        for dataset, group in section.items():
+            ours = [_ours([s for s in group if s.domains == n], m) for n, m in keys]
+            paper = [_paper([p for p in papers[dataset] if p.domains == n], m) for n, m in keys]
+            _add_dataset(columns, rows, dataset, ours, paper, [n for n, _ in keys], paper_digits=1)
+        notes = notes + PAPER_NOTE * any(papers.values())
+        rules = {i for i in range(1, len(keys)) if keys[i][0] != keys[i - 1][0]}
+        title = "Comparison by number of candidate domains N" + (", second setting" if tables else "")
+        tables.append(Table(title, _numbered("tab:domains", tables), columns, rows, notes, rules))
+    return tables
+
+
+def labels_table(qualities: Sequence[Quality]) -> Table:
+    """Label quality, one row a (dataset, labeller, N, split)."""
+    columns = [
+        Column("Dataset", numeric=False),
+        Column("Split", numeric=False),
+        Column("Labeller", numeric=False),
+        Column("N"),
+        Column("Macro F1 ↑"),
+        Column("Labels an image"),
+        Column("Images without"),
+        Column("Images with all"),
+        Column("Images"),
+    ]
+    rows, rules = [], set()
+    for index, row in enumerate(qualities):
+        before = qualities[index - 1] if index else row
+        if (before.dataset, before.split, before.labeller) != (row.dataset, row.split, row.labeller):
+            rules.add(index)
+        rows.append(
+            [
+                text(dataset_name(row.dataset)),
+                text(row.split),
+                text(row.labeller),
+                text(row.domains),
+                text(_fixed(row.f1_macro, 3)),
+                text(_fixed(row.mean_labels, 2)),
+                text(_percent(row.share_without)),
+                text(_percent(row.share_all)),
+                text(f"{row.images:,}"),
+            ]
+        )
+    notes = ["Macro F1 is over the domains that have truth; a dash where none has."]
+    return Table("Quality of the pseudo labels", "tab:labels", columns, rows, notes, rules)
+
+
+def _sections(scores: Sequence[Score]) -> Iterable[tuple[Section, list[str]]]:
+    """The k-th section holds each dataset's k-th setting, with the notes that name it."""
+    groups = by_setting(scores)
+    ranks: dict[str, int] = {}
+    sections: list[Section] = []
+    for (dataset, _), group in groups.items():
+        rank = ranks[dataset] = ranks.get(dataset, -1) + 1
+        if rank == len(sections):
+            sections.append({})
+        sections[rank][dataset] = group
+    for section in sections:
+        notes = [_setting_note(group, dataset, groups) for dataset, group in section.items()]
+        seeds = {len({s.seed for s in group}) for group in section.values()}
+        if max(seeds) > 1:
+            notes.append("Mean ± standard deviation over the seeds of each method and N.")
+        notes.append("D&C is density / coverage; the best of each column at each N is bold.")
+        yield section, notes
+
+
+def _setting_note(group: Sequence[Score], dataset: str, groups: dict[tuple[str, str], list[Score]]) -> str:
+    budgets = {}
+    for score in group:
+        budgets.setdefault(score.method_name, set()).add(score.images_seen)
+    seen = "; ".join(f"{name} {' or '.join(f'{n:,}' for n in sorted(counts))}" for name, counts in budgets.items())
+    others = sum(1 for name, _ in groups if name == dataset) - 1
+    warning = " Other runs on this dataset have another protocol or other features and stand in a table of their own." * (
+        others > 0
+    )
+    return (
+        f"{dataset_name(dataset)}: {setting_name(group[0])}; at least {min(s.n_real for s in group):,} real and "
+        f"{min(s.n_fake for s in group):,} translated images a class; images seen in training: {seen}.{warning}"
+    )
+
+
+def _add_dataset(
+    columns: list[Column],
+    rows: list[list[Cell]],
+    dataset: str,
+    ours: list[dict[str, list[float]]],
+    paper: list[dict[str, list[float]]],
+    blocks: list[int],
+    paper_digits: int,
+) -> None:
+    """Add a dataset's columns; the best value is sought among the rows with the same entry in `blocks`."""
+    name = dataset_name(dataset)
+    published = any(paper)
+    for group, values in ((name, ours), (f"{name} (paper)", paper)):
+        if values is paper and not published:
+            continue
+        columns += [Column("mFID ↓", group), Column("D&C ↑", group)]
+        best = {metric: _best([v.get(metric) for v in values], blocks, more) for metric, more in METRICS}
+        for index, row in enumerate(rows):
+            value = values[index]
+            if not value:
+                row += [text(DASH), text(DASH)]
+                continue
+            digits = {"mfid": paper_digits if values is paper else 2}
+            parts = {m: Part(_spread(value[m], digits.get(m, 2)), index in best[m]) for m, _ in METRICS}
+            row += [(parts["mfid"],), (parts["density"], Part(" / "), parts["coverage"])]
+
+
+def _ours(group: Sequence[Score], method: str) -> dict[str, list[float]]:
+    chosen = [score for score in group if score.method == method]
+    return {metric: [score.mean[metric] for score in chosen] for metric, _ in METRICS} if chosen else {}
+
+
+def _paper(rows: Sequence[Published], method: str) -> dict[str, list[float]]:
+    return next(({metric: [getattr(row, metric)] for metric, _ in METRICS} for row in rows if row.method == method), {})
+
+
+def _best(values: Sequence[list[float] | None], blocks: Sequence[int], more: bool) -> set[int]:
+    best: set[int] = set()
+    for block in set(blocks):
+        means = {i: round(statistics.fmean(v), 2) for i, v in enumerate(values) if v and blocks[i] == block}
+        if len(means) > 1:
+            top = (max if more else min)(means.values())
+            best |= {i for i, mean in means.items() if mean == top}
+    return best
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    """Mean, and ± sample standard deviation where there are several values."""
+    mean = _fixed(statistics.fmean(values), digits)
+    return mean if len(values) == 1 else f"{mean} ± {_fixed(statistics.stdev(values), digits)}"
+
+
+def _first(groups: dict[tuple[str, str], list[Score]], dataset: str) -> str:
+    return next(setting for name, setting in groups if name == dataset)
+
+
+def _numbered(label: str, tables: Sequence[Table]) -> str:
+    return label if not tables else f"{label}-{len(tables) + 1}"
+
+
+def _fixed(value: float | None, digits: int) -> str:
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return DASH if value is None else f"{100 * value:.1f}%"
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(["" if value is None else value for value in row] for row in rows)
+    return stream.getvalue()
