@@ -1,0 +1,195 @@
+# The configuration, checked, and the functions that take from it what a rule needs.
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
+
+BASE = Path(workflow.basedir)
+
+include: "configuration.smk"
+
+# Rules run the checkout beside the Snakefile, installed or not: with the Python that runs Snakemake, or under --use-conda
+# with the environment's, activated before this.
+CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+COMMAND_PATHS = f"export PYTHONPATH={shlex.quote(str(BASE))}; " + (
+    "" if CONDA else f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+)
+shell.prefix(COMMAND_PATHS.replace("{", "{{").replace("}", "}}"))
+
+RESULTS = config["results"]
+STORE = config["tracking"]["uri"] or f"sqlite:///{RESULTS}/mlflow.db"
+LABELLED = ("lanit",)  # the methods that train on pseudo labels
+SPLITS = ("train", "test")  # what methods see; a third split, pretrain, teaches the demo's CLIP and the judge
+
+
+wildcard_constraints:
+    dataset="|".join(config["dataset"]),
+    clip="|".join(config["clip"]),
+    features="|".join(config["features"]),
+    labeller="|".join(config["labellers"]),
+    method="|".join(METHODS),
+    split="|".join((*SPLITS, "pretrain")),
+    shard=r"\d+",
+    n=r"\d+",
+    seed=r"\d+",
+
+
+def as_json(**options):
+    """The options of a command: what Snakemake compares to decide on a rerun is what the command is given."""
+    return json.dumps(options, sort_keys=True)
+
+
+def results(path):
+    """A path in the folder of results."""
+    return f"{RESULTS}/{path}"
+
+
+def get_sharding(wildcards):
+    """Options of the shard stage."""
+    dataset = config["dataset"][wildcards.dataset]
+    return {"name": wildcards.dataset} | {key: dataset[key] for key in ("source", "size", "shards", "max_damaged")}
+
+
+def get_domains(wildcards):
+    """The N candidate domains: the list given for this N, or a prefix of the one list."""
+    domains, n = config["dataset"][wildcards.dataset]["domains"], int(wildcards.n)
+    return domains[n] if isinstance(domains, dict) else domains[:n]
+
+
+def get_all_domains(wildcards):
+    """Every domain that some N names, once: texts are embedded once for all N."""
+    domains = config["dataset"][wildcards.dataset]["domains"]
+    return list(dict.fromkeys(sum(domains.values(), []))) if isinstance(domains, dict) else domains
+
+
+def get_shards(wildcards, ending, splits=None):
+    """Files of the shards: of all splits, or of those named."""
+    shards = config["dataset"][wildcards.dataset]["shards"]
+    folder = f"{RESULTS}/{wildcards.dataset}/shards"
+    return [f"{folder}/{split}-{i}{ending}" for split in splits or shards for i in range(shards[split])]
+
+
+def get_embeddings(wildcards):
+    shards, clip = config["dataset"][wildcards.dataset]["shards"], config["dataset"][wildcards.dataset]["clip"]
+    folder = f"{RESULTS}/{wildcards.dataset}/embeddings/{clip}"
+    return [f"{folder}/{split}-{i}.safetensors" for split in SPLITS for i in range(shards[split])]
+
+
+def get_texts(wildcards):
+    return f"{RESULTS}/{wildcards.dataset}/embeddings/{config['dataset'][wildcards.dataset]['clip']}/texts.safetensors"
+
+
+def clip_of(wildcards):
+    """Name of the CLIP: the rule's own, or the dataset's."""
+    return wildcards.get("clip") or config["dataset"][wildcards.dataset]["clip"]
+
+
+def get_clip(wildcards):
+    """CLIP options: an open_clip model by name or JSON file, and its weights by tag or file."""
+    clip = config["clip"][clip_of(wildcards)]
+    trained = f"{RESULTS}/clip/{clip_of(wildcards)}/clip.safetensors"
+    return {"model": clip["model"], "pretrained": trained if "train" in clip else clip["pretrained"]}
+
+
+def get_clip_files(wildcards):
+    """The files among them: a model that changes makes everything that came of it anew."""
+    return [value for value in get_clip(wildcards).values() if is_file_name(value)]
+
+
+def get_features(wildcards):
+    """Features options: a judge trained here, or Inception by its weights."""
+    name = config["dataset"][wildcards.dataset]["features"]
+    features = config["features"][name]
+    if features["kind"] == "judge":
+        return {"kind": "judge", "weights": f"{RESULTS}/{wildcards.dataset}/features/{name}/judge.safetensors"}
+    return {"kind": "inception", "weights": features["weights"]}
+
+
+def get_features_files(wildcards):
+    return [value for value in [get_features(wildcards)["weights"]] if is_file_name(value)]
+
+
+def get_real_features(wildcards):
+    return f"{RESULTS}/{wildcards.dataset}/features/{config['dataset'][wildcards.dataset]['features']}/test.safetensors"
+
+
+def get_labels(wildcards):
+    """Files of the label stage that a method needs; none where it learns without."""
+    if wildcards.method not in LABELLED:
+        return []
+    folder = f"{RESULTS}/{wildcards.dataset}/labels/{config['labeller']}-n{wildcards.n}"
+    return [f"{folder}/train.parquet", f"{folder}/test.parquet", f"{folder}/texts.safetensors"]
+
+
+def get_labels_argument(wildcards):
+    labels = get_labels(wildcards)
+    return ["--labels", str(Path(labels[0]).parent)] if labels else []
+
+
+def get_training(wildcards):
+    """The options of one training: everything that its result depends on."""
+    dataset, settings = config["dataset"][wildcards.dataset], config["train"][wildcards.method]
+    options = {
+        "dataset": wildcards.dataset,
+        "method": wildcards.method,
+        "domains": get_domains(wildcards),
+        "seed": int(wildcards.seed),
+        "size": dataset["size"],
+        "images": config["train"]["images"],
+        **settings,
+    }
+    return options | {"clip": get_clip(wildcards)} if wildcards.method in LABELLED else options
+
+
+def get_clip_training(wildcards):
+    """Options of a small CLIP's training: on captions from the templates of the dataset that it learns from."""
+    clip = config["clip"][wildcards.clip]
+    options = {key: value for key, value in clip["train"].items() if key != "dataset"}
+    return options | {"model": clip["model"], "templates": config["dataset"][clip["train"]["dataset"]]["templates"]}
+
+
+def get_translation(wildcards):
+    """Options of a run's translation: the protocol, the classes and the features."""
+    classes = config["dataset"][wildcards.dataset]["classes"]
+    return {"protocol": config["evaluate"], "classes": classes, "features": get_features(wildcards)}
+
+
+def get_scoring(wildcards):
+    """Options of a run's scores."""
+    return {"protocol": config["evaluate"]}
+
+
+def get_runs(ending, datasets=None):
+    """One file of every run of the sweep."""
+    return [
+        f"{RESULTS}/{dataset}/{method}-n{n}/seed{seed}/{ending}"
+        for dataset in datasets or config["datasets"]
+        for method in config["methods"]
+        for n in config["domains"]
+        for seed in config["seeds"]
+    ]
+
+
+def get_qualities(wildcards):
+    """How good the labels of every labeller are, for every N."""
+    return [
+        f"{RESULTS}/{dataset}/labels/{labeller}-n{n}/quality.json"
+        for dataset in config["datasets"]
+        for labeller in config["labellers"]
+        for n in config["domains"]
+    ]
+
+
+def describe_results():
+    """Where everything is, to print at the end of a whole sweep."""
+    if not Path(RESULTS, "report.html").exists():
+        return ""
+    return f"""
+Tables    {RESULTS}/tables/comparison.md (also .csv and .tex; table1, table2, labels)
+Plots     {RESULTS}/plots/
+Pictures  {RESULTS}/pictures/
+Report    {RESULTS}/report.html
+MLflow    {Path(sys.executable).parent / "mlflow"} ui --backend-store-uri {STORE}    then open http://127.0.0.1:5000"""

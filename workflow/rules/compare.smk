@@ -1,0 +1,54 @@
+# The MLflow store, made once before anything logs into it, and everything that is read at the end.
+
+
+rule track:
+    output:
+        results("mlflow.json"),
+    params:
+        options=as_json(uri=STORE, sweep=config["sweep"], datasets=config["datasets"]),
+    log:
+        results("logs/track.log"),
+    conda:
+        "../../envs/lanit.yaml"
+    priority: 100
+    message:
+        "Make the MLflow store"
+    shell:
+        "python -m lanit track --options {params.options:q} --output {output:q} &> {log:q}"
+
+
+rule compare:
+    input:
+        scores=lambda wildcards: get_runs("scores.json"),
+        pictures=lambda wildcards: get_runs("pictures.npz"),
+        quality=get_qualities,
+        store=ancient(results("mlflow.json")),
+    output:
+        tables=report(
+            expand(results("tables/{table}.{ending}"), table=["comparison", "table1", "table2"], ending=["md", "tex"])
+            + [results("tables/comparison.csv"), results("tables/labels.csv"), results("tables/labels.md")],
+            caption="../report/tables.rst",
+            category="Tables",
+        ),
+        plots=report(
+            directory(results("plots")), patterns=["{name}.png"], caption="../report/plots.rst", category="Plots"
+        ),
+        pictures=report(
+            directory(results("pictures")), patterns=["{name}.png"], caption="../report/pictures.rst", category="Pictures"
+        ),
+        report=results("report.html"),
+    params:
+        options=as_json(sweep=config["sweep"]),
+        # Not inputs: a training appends to them, and they outlive a failure.
+        metrics=get_runs("metrics.jsonl"),
+        folder=subpath(output.report, parent=True),
+    log:
+        results("logs/compare.log"),
+    conda:
+        "../../envs/lanit.yaml"
+    message:
+        "Compare: tables, plots, pictures and report"
+    shell:
+        "python -m lanit compare --options {params.options:q} --scores {input.scores:q} --quality {input.quality:q} "
+        "--pictures {input.pictures:q} --metrics {params.metrics:q} --output {params.folder:q} "
+        "--track {input.store:q} &> {log:q}"

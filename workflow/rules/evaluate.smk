@@ -1,0 +1,97 @@
+# Translations, the features of what is real and what is made, and scores under one protocol.
+
+
+rule train_judge:
+    input:
+        manifest=results("{dataset}/manifest.parquet"),
+        card=results("{dataset}/dataset.json"),
+    output:
+        results("{dataset}/features/{features}/judge.safetensors"),
+    params:
+        options=lambda wildcards: as_json(**config["features"][wildcards.features]["train"]),
+    log:
+        results("logs/train_judge/{dataset}/{features}.log"),
+    conda:
+        "../../envs/lanit.yaml"
+    priority: 85
+    resources:
+        mem_mb=3000,
+    message:
+        "{wildcards.dataset}: train the judge {wildcards.features}"
+    shell:
+        "python -m lanit evaluate judge --options {params.options:q} "
+        "--manifest {input.manifest:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule extract_features:
+    input:
+        features=get_features_files,
+        manifest=results("{dataset}/manifest.parquet"),
+        shards=lambda wildcards: get_shards(wildcards, ".tar", ["test"]),
+    output:
+        results("{dataset}/features/{features}/test.safetensors"),
+    params:
+        features=lambda wildcards: as_json(**get_features(wildcards)),
+    log:
+        results("logs/extract_features/{dataset}/{features}.log"),
+    conda:
+        "../../envs/lanit.yaml"
+    priority: 80
+    message:
+        "{wildcards.dataset}: features of the real test images"
+    shell:
+        "python -m lanit evaluate features --features {params.features:q} "
+        "--manifest {input.manifest:q} --split test --output {output:q} &> {log:q}"
+
+
+rule translate:
+    input:
+        model=results("{dataset}/{method}-n{n}/seed{seed}/model.safetensors"),
+        run=results("{dataset}/{method}-n{n}/seed{seed}/run.json"),
+        manifest=results("{dataset}/manifest.parquet"),
+        labels=get_labels,
+        features=get_features_files,
+    output:
+        translations=results("{dataset}/{method}-n{n}/seed{seed}/translations.safetensors"),
+        pictures=results("{dataset}/{method}-n{n}/seed{seed}/pictures.npz"),
+    params:
+        options=lambda wildcards: as_json(**get_translation(wildcards)),
+        labels=get_labels_argument,
+        folder=subpath(input.run, parent=True),
+    log:
+        results("logs/translate/{dataset}/{method}-n{n}-seed{seed}.log"),
+    conda:
+        "../../envs/lanit.yaml"
+    priority: 20
+    resources:
+        mem_mb=3000,
+    message:
+        "Translate with {wildcards.method} on {wildcards.dataset}, N = {wildcards.n}, seed {wildcards.seed}"
+    shell:
+        "python -m lanit translate --run {params.folder:q} --manifest {input.manifest:q} "
+        "{params.labels:q} --options {params.options:q} --output {output.translations:q} "
+        "--pictures {output.pictures:q} 2>&1 | tee {log:q}"
+
+
+rule score:
+    input:
+        translations=results("{dataset}/{method}-n{n}/seed{seed}/translations.safetensors"),
+        run=results("{dataset}/{method}-n{n}/seed{seed}/run.json"),
+        real=get_real_features,
+        manifest=results("{dataset}/manifest.parquet"),
+    output:
+        results("{dataset}/{method}-n{n}/seed{seed}/scores.json"),
+    params:
+        options=lambda wildcards: as_json(**get_scoring(wildcards)),
+        folder=subpath(input.run, parent=True),
+    log:
+        results("logs/score/{dataset}/{method}-n{n}-seed{seed}.log"),
+    conda:
+        "../../envs/lanit.yaml"
+    priority: 20
+    message:
+        "Score {wildcards.method} on {wildcards.dataset}, N = {wildcards.n}, seed {wildcards.seed}"
+    shell:
+        "python -m lanit evaluate scores --translations {input.translations:q} "
+        "--real {input.real:q} --manifest {input.manifest:q} --run {params.folder:q} "
+        "--options {params.options:q} --output {output:q} &> {log:q}"
