@@ -109,16 +109,22 @@ class Lanit:
         x, y = batch.source, batch.reference
         d_x, d_y = batch.source_labels, batch.reference_labels
         z1, z2 = torch.randn(2, len(x), self.options.network.latent_size, generator=batch.generator).to(self.device)
+        generator, mapping, style_encoder = (self.networks[name] for name in ("generator", "mapping", "style_encoder"))
         report: dict[str, Tensor] = {}
 
+        # The discriminator's updates leave the generator as it is, so that ŷ serves both.
+        styles, content = mapping(z1), generator.encode(x)
+        fake = generator.decode(content, losses.aggregate(styles, d_y))
+        ds_weight = self.options.loss.ds * max(0.0, 1 - batch.progress / self.options.loss.ds_decay)
         with torch.no_grad():
-            latent_style = losses.aggregate(self.networks["mapping"](z1), d_y)
-        self._update_discriminator(x, y, d_y, latent_style, report)
-        with torch.no_grad():
-            reference_style = losses.aggregate(self.networks["style_encoder"](y), d_y)
-        self._update_discriminator(x, y, d_y, reference_style, report)
+            others = [losses.aggregate(style_encoder(y), d_y)]
+            if ds_weight > 0:
+                others.append(losses.aggregate(mapping(z2), d_y))
+            fake_reference, *fake_other = generator.decode(content.repeat(len(others), 1, 1, 1), torch.cat(others)).split(len(x))
 
-        self._update_latent_guided(x, d_x, d_y, z1, z2, batch, report)
+        self._update_discriminator(y, d_y, fake.detach(), report)
+        self._update_discriminator(y, d_y, fake_reference, report)
+        self._update_latent_guided(x, d_x, d_y, styles, fake, fake_other, ds_weight, batch.generator, report)
         self._update_reference_guided(x, y, d_x, d_y, report)
         return report
 
@@ -146,13 +152,10 @@ class Lanit:
         texts = load_file(labels_folder / "texts.safetensors", device=str(self.device))
         self.texts = torch.cat([texts["domains"], texts["base"][None]])  # (N + 1, k), the base prompt last
 
-    def _update_discriminator(self, x: Tensor, y: Tensor, d_y: Tensor, style: Tensor, report: dict[str, Tensor]) -> None:
-        weight = self.options.loss
+    def _update_discriminator(self, y: Tensor, d_y: Tensor, fake: Tensor, report: dict[str, Tensor]) -> None:
+        weight, discriminator = self.options.loss, self.networks["discriminator"]
         pairs = losses.pair_weights(d_y, weight.adversarial)
-        with torch.no_grad():
-            fake = self.networks["generator"](x, style)
         real = y.detach().requires_grad_()
-        discriminator = self.networks["discriminator"]
         logits = discriminator(real)
         adversarial = losses.adversarial(logits, pairs, real=True) + losses.adversarial(discriminator(fake), pairs, real=False)
         r1 = losses.r1_penalty(logits, real, d_y)
@@ -160,33 +163,36 @@ class Lanit:
         report |= {"d_adv": adversarial.detach(), "r1": r1.detach()}
 
     def _update_latent_guided(
-        self, x: Tensor, d_x: Tensor, d_y: Tensor, z1: Tensor, z2: Tensor, batch: Batch, report: dict[str, Tensor]
+        self,
+        x: Tensor,
+        d_x: Tensor,
+        d_y: Tensor,
+        styles: Tensor,  # E_M(z1), (B, N, S)
+        fake: Tensor,  # ŷ, made of them with its graph
+        fake_other: list[Tensor],  # G(x, E_M(z2)) without a graph, while diversification has a weight
+        ds_weight: float,
+        random: torch.Generator,
+        report: dict[str, Tensor],
     ) -> None:
         weight = self.options.loss
-        generator, mapping, style_encoder = (self.networks[name] for name in ("generator", "mapping", "style_encoder"))
-        styles = mapping(z1)  # (B, N, S): ŷ and ŷ' share one latent
+        generator, style_encoder = self.networks["generator"], self.networks["style_encoder"]
         style = losses.aggregate(styles, d_y)
-        content = generator.encode(x)
-        fake = generator.decode(content, style)  # ŷ
-        fake_content = generator.encode(fake)  # c^ŷ, for the cycle and for ŷ'
         source_style = losses.aggregate(style_encoder(x), d_x)
+        fake_content = generator.encode(fake)  # c^ŷ, for the cycle and for ŷ'
 
         adv = self._generator_adversarial(fake, d_y)
         sty = F.l1_loss(losses.aggregate(style_encoder(fake), d_y), style)  # eq. 8, on what the generator was given
-        with torch.no_grad():
-            other = generator.decode(content, losses.aggregate(mapping(z2), d_y))
-        ds = F.l1_loss(fake, other)  # eq. 9
-        ds_weight = weight.ds * max(0.0, 1 - batch.progress / weight.ds_decay)
-        total = weight.adv * adv + weight.sty * sty - ds_weight * ds
-
+        total = weight.adv * adv + weight.sty * sty
+        for other in fake_other:
+            ds = F.l1_loss(fake, other)  # eq. 9
+            total = total - ds_weight * ds
+            report["ds"] = ds.detach()
         if weight.dl > 0:
-            domain, d_inv = losses.flip_one(d_y, batch.generator)
-            inverse_style = losses.aggregate(styles, d_inv)
-            cycled, inverse = generator.decode(
-                torch.cat([fake_content, fake_content]), torch.cat([source_style, inverse_style])
-            ).chunk(2)
-            similarities = self.clip.encode_image(torch.cat([fake, inverse])) @ self.texts.T
-            of_fake, of_inverse = similarities.chunk(2)
+            # ŷ and ŷ' share one latent and differ in the style of domain n alone.
+            domain, d_inv = losses.flip_one(d_y, random)
+            decoded = torch.cat([source_style, losses.aggregate(styles, d_inv)])
+            cycled, inverse = generator.decode(torch.cat([fake_content, fake_content]), decoded).chunk(2)
+            of_fake, of_inverse = (self.clip.encode_image(torch.cat([fake, inverse])) @ self.texts.T).chunk(2)
             dl = losses.domain_regularisation(
                 (d_y, of_fake), (d_inv, of_inverse), domain, weight.similarity, self.clip.logit_scale
             )
@@ -196,7 +202,7 @@ class Lanit:
             cycled = generator.decode(fake_content, source_style)
         cyc = F.l1_loss(cycled, x)  # eq. 7
         self._update(total + weight.cyc * cyc, "generator", "mapping", "style_encoder")
-        report |= {"g_adv": adv.detach(), "sty": sty.detach(), "ds": ds.detach(), "cyc": cyc.detach()}
+        report |= {"g_adv": adv.detach(), "sty": sty.detach(), "cyc": cyc.detach()}
 
     def _update_reference_guided(self, x: Tensor, y: Tensor, d_x: Tensor, d_y: Tensor, report: dict[str, Tensor]) -> None:
         weight = self.options.loss

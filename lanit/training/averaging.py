@@ -17,6 +17,7 @@ def average(averaged: nn.ModuleDict, networks: nn.ModuleDict, decays: dict[str, 
     """
     for name, decay in decays.items():
         mean, now = averaged[name], networks[name]
-        torch._foreach_lerp_(list(mean.parameters()), [p.detach() for p in now.parameters()], 1 - decay)
+        if means := list(mean.parameters()):  # a module may hold buffers alone
+            torch._foreach_lerp_(means, [p.detach() for p in now.parameters()], 1 - decay)
         for target, source in zip(mean.buffers(), now.buffers()):
             target.copy_(source)
