@@ -12,6 +12,8 @@ import numpy as np
 from lanit.config import LanitError
 from lanit.data.images import decode_png
 
+END_OF_ARCHIVE = 1024  # bytes
+
 
 def shard_path(manifest: Path | str, split: str, shard: int) -> Path:
     """Return where a shard lies: in the folder `shards` beside the manifest."""
@@ -51,6 +53,11 @@ def stream(tar: Path | str) -> Iterator[tuple[str, np.ndarray]]:
 
     try:
         with open(tar, "rb") as file:
+            # Every tar ends with two blocks of zeros. One cut between two members would else just seem shorter.
+            file.seek(max(0, os.fstat(file.fileno()).st_size - END_OF_ARCHIVE))
+            if file.read() != bytes(END_OF_ARCHIVE):
+                raise tarfile.ReadError("its end is missing")
+            file.seek(0)
             for sample in group_by_keys(tar_file_expander([{"url": str(tar), "stream": file}])):
                 yield sample["__key__"], decode_png(sample["png"])
     except FileNotFoundError:

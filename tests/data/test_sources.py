@@ -154,7 +154,7 @@ def test_a_missing_directory_says_what_goes_there(given, tmp_path):
 
 def test_a_class_in_one_split_alone_is_refused(given, animals):
     shutil.rmtree(animals / "cat")
-    with pytest.raises(LanitError, match=r"the folder 'cat' is missing in .*animals \(train\), which has wild_dog"):
+    with pytest.raises(LanitError, match=r"class folder 'cat' is missing in .*animals \(train\), which has wild_dog"):
         listing(**given)
 
 
