@@ -82,6 +82,7 @@ def train_towers(options: PretrainOptions, images: Tensor, truth: np.ndarray, na
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         towers = open_clip.create_model(name).train()
+        towers.token_embedding.weight.data.mul_(float(os.environ.get("TE","1")))
     towers.visual.to(memory_format=torch.channels_last)  # a third less time on the CPU
     tokens = Tokens(open_clip.get_tokenizer(name), options, names)
     with tokens.compact(towers):
@@ -212,9 +213,8 @@ def _fit(
         if len(order) < options.batch:  # every image once before any comes again
             order = np.concatenate([order, *(rng.permutation(len(images)) for _ in range(-(-options.batch // len(images))))])
         chosen, order = order[: options.batch], order[options.batch :]
-        template = options.templates[rng.integers(len(options.templates))]
         captions = [
-            fill(template, [names[k] for k in sorted(named)])
+            fill(options.templates[rng.integers(len(options.templates))], [names[k] for k in sorted(named)])
             for row in chosen
             for named in (draw_names(rng, truth[row], options.named) for _ in range(options.captions))
         ]
