@@ -21,7 +21,7 @@ def shard_path(manifest: Path | str, split: str, shard: int) -> Path:
 def write_shard(path: Path | str, samples: Iterable[tuple[str, bytes]]) -> list[tuple[int, int]]:
     """Write PNG bytes by key as a WebDataset tar.
 
-    Owner, mode and time are fixed, so that the same samples give the same bytes whenever and by whomever they are written.
+    Owner, mode and time are fixed, so that the same samples give the same bytes whoever writes them, and when.
 
     Returns:
         Per sample, in order, where its PNG bytes begin in the tar and how many there are.
@@ -56,4 +56,4 @@ def stream(tar: Path | str) -> Iterator[tuple[str, np.ndarray]]:
     except FileNotFoundError:
         raise LanitError(f"no shard at {tar}; lanit shard write makes it") from None
     except (tarfile.TarError, OSError, KeyError) as error:
-        raise LanitError(f"{tar} is not a complete shard ({error}); remove it and run lanit shard write again") from None
+        raise LanitError(f"{tar} is not a complete shard ({error}); remove it and run shard write again") from None

@@ -1,0 +1,263 @@
+"""Trains a small CLIP from captions: what the demo has in place of public weights.
+
+Radford et al. 2021: InfoNCE over the pairs of a batch, in both directions, with a learned temperature. At its optimum the
+scaled cosine of an image and a caption is their pointwise mutual information (up to a constant), so that *how captions are
+drawn* decides what the base prompt means. A caption's writer looks for a few random attributes and names those that are
+there, none included. The caption without a name then has about the same probability beside every image and lies near zero,
+a caption with a name lies above it beside images that show the attribute, and far below beside others: the adaptive threshold.
+
+Captions that occur several times in a batch stay negatives of one another's images. That does not move the optimum, since
+the copies share one logit; leaving them out would, and would lift the frequent base prompt above the rarer names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lanit.config import LanitError
+from lanit.language.clip import Pixels, find_model
+from lanit.language.prompts import check_templates, fill
+
+SPLIT = "pretrain"  # the only split whose truth may teach a CLIP: nothing is scored on it
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainOptions:
+    """How the small CLIP is trained."""
+
+    model: str  # path of its open_clip JSON configuration
+    templates: list[str]
+    steps: int = 400
+    batch: int = 128
+    learning_rate: float = 3e-3  # the peak: linear warm-up over a tenth of the steps, then a cosine to zero
+    weight_decay: float = 0.05  # AdamW's, on matrices only
+    seed: int = 0
+    named: int = 2  # a caption names 0 to this many attributes
+    captions: int = 8  # per image and step: the text tower costs a fraction of the image tower
+    split: str = SPLIT
+
+
+def pretrain(options: PretrainOptions, manifest: Path, output: Path) -> None:
+    """Train the CLIP of `options` on split `pretrain` and write its weights as safetensors.
+
+    On the CPU, with one number of threads, the same options and data give the same bytes. Prints its progress.
+
+    Raises:
+        LanitError: another split is asked for, there is no such split, or a caption is too long for the text tower.
+    """
+    from lanit.data.batches import ImageStore
+    from lanit.data.manifest import read_truth
+
+    _check(options)
+    truth = read_truth(manifest, SPLIT)
+    names = [column for column in truth.columns if column != "key"]
+    if not len(truth) or not names:
+        raise LanitError(f"the dataset of {manifest} has no truth in split {SPLIT!r}, from which captions could be made")
+    images = ImageStore(manifest, SPLIT).read(np.arange(len(truth)))
+    print(f"{len(truth)} images, {len(names)} attributes, {options.steps} steps of {options.batch}", flush=True)
+    towers = train_towers(options, images, truth[names].to_numpy(bool), names)
+    _save(towers, Path(output))
+
+
+def train_towers(options: PretrainOptions, images: Tensor, truth: np.ndarray, names: Sequence[str]) -> nn.Module:
+    """Return the trained open_clip model.
+
+    Args:
+        images: uint8 (M, 3, H, W).
+        truth: bool (M, K): which image shows which attribute.
+        names: the K attributes, as captions name them.
+    """
+    name = find_model(options.model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        towers = open_clip.create_model(name).train()
+        towers.token_embedding.weight.data.mul_(float(os.environ.get("TE","1")))
+    towers.visual.to(memory_format=torch.channels_last)  # a third less time on the CPU
+    tokens = Tokens(open_clip.get_tokenizer(name), options, names)
+    with tokens.compact(towers):
+        _fit(towers, tokens, options, images, truth, names)
+    return towers.eval()
+
+
+def draw_names(rng: np.random.Generator, shown: np.ndarray, most: int) -> np.ndarray:
+    """Return the attributes that a caption names: 0 to `most` of the shown ones, each number equally likely.
+
+    Args:
+        shown: bool (K,), what the image shows.
+    """
+    present = rng.permutation(np.flatnonzero(shown))
+    return present[: rng.integers(0, most + 1)]
+
+
+def info_nce(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
+    """Return the symmetric InfoNCE loss of B images and the S captions of each, all L2-normalised.
+
+    Args:
+        images: (B, k).
+        texts: (B, S, k).
+        scale: 1 / temperature.
+    """
+    count = len(images)
+    logits = scale * texts.flatten(0, 1) @ images.T  # (B S texts, B images)
+    owner = torch.arange(count, device=images.device).repeat_interleave(texts.shape[1])
+    to_images = F.cross_entropy(logits, owner)
+    to_texts = -logits.log_softmax(dim=0).gather(1, owner[:, None]).mean()
+    return (to_images + to_texts) / 2
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror, shift by up to a sixteenth, change brightness and contrast, and add noise: (B, 3, H, W) in [−1, 1].
+
+    A CLIP that has seen clean images alone is easily fooled, and a generator trained against it would learn to.
+    """
+    count, _, height, width = images.shape
+
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.rand(count, 1, 1, 1, generator=generator) * (high - low) + low
+
+    reach = max(1, height // 16)
+    padded = F.pad(images, (reach,) * 4, mode="replicate")
+    top = torch.randint(0, 2 * reach + 1, (count, 1), generator=generator)
+    left = torch.randint(0, 2 * reach + 1, (count, 1), generator=generator)
+    columns = torch.arange(width).expand(count, width)
+    mirrored = torch.rand(count, 1, generator=generator) < 0.5
+    columns = torch.where(mirrored, width - 1 - columns, columns) + left  # (B, W)
+    rows = torch.arange(height) + top  # (B, H)
+    moved = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, 3)
+    moved = moved.permute(0, 3, 1, 2) * uniform(0.8, 1.2) + uniform(-0.15, 0.15)
+    return moved + torch.randn(moved.shape, generator=generator) * uniform(0.0, 0.1)
+
+
+class Tokens:
+    """Captions as token ids, in a vocabulary of only the words that occur.
+
+    Almost all of the 49,408 tokens never occur in the captions; an optimiser that steps over all of their vectors would take
+    longer than the towers. The short ids keep the order of the long ones, because open_clip finds the end of a text as its
+    largest id.
+    """
+
+    def __init__(self, tokenizer: open_clip.SimpleTokenizer, options: PretrainOptions, names: Sequence[str]) -> None:
+        self.tokenizer = tokenizer
+        self.length = tokenizer.context_length
+        self.cache: dict[str, list[int]] = {}
+        longest = sorted(names, key=lambda name: -len(tokenizer.encode(name)))[: options.named]
+        ids = {0, tokenizer.sot_token_id, tokenizer.eot_token_id}
+        for template in options.templates:
+            ids.update(*(tokenizer.encode(fill(template, [name, name, name])) for name in [*names, ""]))
+            ids.update(tokenizer.encode(fill(template, [])))
+            caption = fill(template, longest)
+            if len(tokenizer.encode(caption)) + 2 > self.length:
+                raise LanitError(
+                    f"the caption {caption!r} is longer than the {self.length} tokens that the text tower of "
+                    f"{options.model} reads; raise its context_length or lower named"
+                )
+        self.ids = torch.tensor(sorted(ids))
+        self.short = {long: short for short, long in enumerate(self.ids.tolist())}
+
+    def __call__(self, captions: Sequence[str]) -> Tensor:
+        """Return the short ids (B, context length) of captions, padded with 0."""
+        rows = torch.zeros(len(captions), self.length, dtype=torch.long)
+        for row, caption in zip(rows, captions):
+            if caption not in self.cache:
+                long = [self.tokenizer.sot_token_id, *self.tokenizer.encode(caption), self.tokenizer.eot_token_id]
+                self.cache[caption] = [self.short[token] for token in long]
+            row[: len(self.cache[caption])] = torch.tensor(self.cache[caption])
+        return rows
+
+    def compact(self, towers: nn.Module) -> _CompactEmbedding:
+        """Return a context in which `towers` read short ids; afterwards the trained vectors are back in their places."""
+        return _CompactEmbedding(towers, self.ids)
+
+
+class _CompactEmbedding:
+    def __init__(self, towers: nn.Module, ids: Tensor) -> None:
+        self.towers, self.ids, self.full = towers, ids, towers.token_embedding
+
+    def __enter__(self) -> None:
+        self.towers.token_embedding = nn.Embedding.from_pretrained(self.full.weight.detach()[self.ids].clone(), freeze=False)
+
+    def __exit__(self, *_: object) -> None:
+        trained = self.towers.token_embedding.weight
+        with torch.no_grad():
+            self.full.weight[self.ids] = trained
+        self.towers.token_embedding = self.full
+
+
+def _fit(
+    towers: nn.Module, tokens: Tokens, options: PretrainOptions, images: Tensor, truth: np.ndarray, names: Sequence[str]
+) -> None:
+    rng = np.random.default_rng(options.seed)
+    generator = torch.Generator().manual_seed(options.seed)
+    pixels = Pixels(towers)
+    matrices = [parameter for parameter in towers.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in towers.parameters() if parameter.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=options.learning_rate,
+        betas=(0.9, 0.98),  # CLIP's
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, options.steps))
+    start, order = time.monotonic(), np.empty(0, dtype=np.int64)
+    for step in range(1, options.steps + 1):
+        if len(order) < options.batch:  # every image once before any comes again
+            order = np.concatenate([order, *(rng.permutation(len(images)) for _ in range(-(-options.batch // len(images))))])
+        chosen, order = order[: options.batch], order[options.batch :]
+        captions = [
+            fill(options.templates[rng.integers(len(options.templates))], [names[k] for k in sorted(named)])
+            for row in chosen
+            for named in (draw_names(rng, truth[row], options.named) for _ in range(options.captions))
+        ]
+        texts, copies = np.unique(captions, return_inverse=True)  # each distinct caption goes through the tower once
+        batch = augment(images[torch.from_numpy(chosen)].float() / 127.5 - 1, generator)
+        image_features = towers.encode_image(pixels(batch), normalize=True)
+        text_features = towers.encode_text(tokens(texts.tolist()), normalize=True)[torch.from_numpy(copies)]
+        text_features = text_features.unflatten(0, (len(chosen), options.captions))
+        loss = info_nce(image_features, text_features, towers.logit_scale.exp())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            towers.logit_scale.clamp_(0, math.log(100))  # as CLIP does
+        if not math.isfinite(loss.item()):
+            raise LanitError(f"the CLIP's loss is no longer finite at step {step}; lower learning_rate")
+        if step % 50 == 0 or step == options.steps:
+            seconds = time.monotonic() - start
+            print(f"step {step}/{options.steps}: loss {loss.item():.3f}, {seconds:.0f} s", flush=True)
+
+
+def _rate(step: int, steps: int) -> float:
+    warm_up = max(1, steps // 10)
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+def _check(options: PretrainOptions) -> None:
+    if options.split != SPLIT:
+        raise LanitError(f"a CLIP learns from split {SPLIT!r} alone, not from {options.split!r}, whose images are scored")
+    check_templates(options.templates)
+    for key in ("steps", "batch", "named", "captions"):
+        if getattr(options, key) < 1:
+            raise LanitError(f"{key} must be at least 1, not {getattr(options, key)}")
+
+
+def _save(towers: nn.Module, output: Path) -> None:
+    from safetensors.torch import save_file
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = output.with_name(f".{output.name}.{os.getpid()}")
+    save_file({key: value.contiguous(memory_format=torch.contiguous_format) for key, value in towers.state_dict().items()}, unfinished)
+    os.replace(unfinished, output)
+    print(f"wrote {output}", flush=True)
