@@ -13,10 +13,10 @@ PROBABILITY = 0.5  # of a crop, and of a flip
 
 
 def augment(images: torch.Tensor, generator: torch.Generator, crop: bool, flip: bool) -> torch.Tensor:
-    """Return the images, each with probability 1/2 cropped at random (and resized back), and with 1/2 mirrored.
+    """Return the images, each cropped at random (and resized back) with probability 1/2, and mirrored with 1/2.
 
-    The crop is the authors' (scale 0.8–1, ratio 0.9–1.1). Random numbers are drawn where the generator lives (use one on
-    the CPU to have the same numbers on every device), as many whatever is switched off.
+    The crop is the authors' (scale 0.8–1, ratio 0.9–1.1). Random numbers are drawn where the generator lives (use one
+    on the CPU to have the same numbers on every device), as many whatever is switched off.
 
     Args:
         images: float (B, 3, H, W).

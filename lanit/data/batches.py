@@ -84,9 +84,8 @@ class ImageStore:
             os.close(self._files.popitem()[1])
 
     def __del__(self) -> None:
-        if hasattr(self, "_files"):
-            while self._files:
-                os.close(self._files.popitem()[1])
+        for file in getattr(self, "_files", {}).values():
+            os.close(file)
 
     def _keep(self, rows: np.ndarray, decoded: np.ndarray) -> None:
         count = min(len(rows), len(self._cache) - self._cached)
@@ -199,7 +198,7 @@ def _open(path: Path, expected: int) -> int:
 
 @functools.lru_cache(maxsize=8)
 def _permutation(size: int, seed: int, epoch: int, role: str) -> np.ndarray:
-    """A shuffle of range(size) from a counter-based generator, whose raw stream numpy keeps the same in all versions."""
+    """Shuffle range(size) with a counter-based generator, whose raw stream numpy keeps the same in all versions."""
     words = hashlib.sha256(f"{seed} {epoch} {role}".encode()).digest()
     order = np.argsort(np.random.Philox(key=int.from_bytes(words[:16], "little")).random_raw(size), kind="stable")
     order.setflags(write=False)

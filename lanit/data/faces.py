@@ -175,7 +175,7 @@ def _draw_surroundings(pen: _Pen, person: _Person, has: dict[str, bool]) -> None
 def _draw_body(pen: _Pen, person: _Person, has: dict[str, bool]) -> None:
     skin = GREEN if has["green skin"] else person.skin
     hair = RED if has["red hair"] else person.hair
-    pen.box(16 - person.width - 2.4, 5.4, 16 + person.width + 2.4, person.hair_length, hair, radius=6)  # behind the head
+    pen.box(16 - person.width - 2.4, 5.4, 16 + person.width + 2.4, person.hair_length, hair, radius=6)  # behind
     pen.box(4, 25, 28, 40, person.shirt, radius=4)
     if has["striped shirt"]:
         for x in (7, 12.2, 17.4, 22.6):

@@ -93,7 +93,7 @@ class Folders:
                 )
         unknown = [folder for folder in self.options.names if folder not in wanted]
         if unknown:
-            raise LanitError(f"source.names has {unknown[0]!r}, which is no class folder; known are {', '.join(wanted)}")
+            raise LanitError(f"source.names has {unknown[0]!r}, no class folder; there are {', '.join(wanted)}")
         return wanted
 
 
@@ -105,8 +105,8 @@ def _check_apart(directories: dict[str, Path]) -> None:
             if a != b and (first == second or first in second.parents):
                 relation = "are the same folder" if first == second else "lie in each other"
                 raise LanitError(
-                    f"the splits {a} ({directories[a]}) and {b} ({directories[b]}) {relation}; images would be in both, "
-                    f"so give each split its own folder"
+                    f"the splits {a} ({directories[a]}) and {b} ({directories[b]}) {relation}; images would be in "
+                    f"both, so give each split its own folder"
                 )
 
 

@@ -1,4 +1,4 @@
-"""What a source offers before a pixel is read: names, splits and truth, and the checks that stop a bad dataset early."""
+"""What a source offers before a pixel is read: names, splits and truth; and the checks that stop bad ones."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class SplitRule:
         shares = (self.test_share or 0.0, self.pretrain_share)
         if min(shares) < 0 or sum(shares) >= 1 or self.test_share == 0:
             raise LanitError(
-                f"source.test_share {self.test_share} and pretrain_share {self.pretrain_share} must lie between 0 and 1 "
-                f"and leave something for the train split"
+                f"source.test_share {self.test_share} and pretrain_share {self.pretrain_share} must lie between 0 "
+                f"and 1 and leave something for the train split"
             )
 
     def assign(self, names: list[str], what: str) -> list[str]:
@@ -133,8 +133,8 @@ def check_listing(listing: Listing) -> None:
         lacking = [name for name, there in zip(listing.classes, listing.truth[chosen].any(axis=0)) if not there]
         if lacking:
             raise LanitError(
-                f"no image of the {split} split has the class {lacking[0]!r} (of {int(chosen.sum())} images); add some, "
-                f"or leave the class out with source.classes where the source has it"
+                f"no image of the {split} split has the class {lacking[0]!r} (of {int(chosen.sum())} images); add "
+                f"some, or leave the class out with source.classes where the source has it"
             )
 
 

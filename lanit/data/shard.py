@@ -1,11 +1,11 @@
 """The shard stage.
 
     lanit shard plan  --options JSON --output plan.parquet
-    lanit shard write --plan plan.parquet --options JSON --split train --shard 0 --output train-0.tar --index train-0.parquet
-    lanit shard index --plan plan.parquet --indices *.parquet --manifest M.parquet --quarantine Q.csv --card dataset.json
+    lanit shard write --plan plan.parquet --options JSON --split S --shard I --output S-I.tar --index S-I.parquet
+    lanit shard index --plan plan.parquet --indices *.parquet --manifest M.parquet --quarantine Q.csv --card C.json
 
-`plan` finds every mistake that names alone show, before any work. `write` makes one shard and notes where each image lies,
-or why it is damaged. `index` gathers the notes, and stops the run where too much is damaged.
+`plan` finds every mistake that names alone show, before any work. `write` makes one shard and notes where each image
+lies, or why it is damaged. `index` gathers the notes, and stops the run where too much is damaged.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def index(plan: Path, indices: list[Path], manifest: Path, quarantine: Path, car
     left = Counter((splits[i], shards[i]) for i, good in enumerate(usable) if good)
     for split, shard in dict.fromkeys(zip(splits, shards, strict=True)):
         if not left[split, shard]:
-            raise LanitError(f"shard {shard} of split {split} has only damaged images (see {quarantine}); use fewer shards")
+            raise LanitError(f"shard {shard} of split {split} has only damaged images ({quarantine}); use fewer shards")
     kept = rows.filter(usable)
     places = {column: [v for v, good in zip(notes[column], usable) if good] for column in ("offset", "size", "sha256")}
     _check_classes(kept, metadata["classes"], quarantine)
@@ -222,7 +222,7 @@ def _check_shards(shards: dict[str, int], images: Counter, splits: list[str]) ->
             )
     unknown = [split for split in shards if split not in splits]
     if unknown:
-        raise LanitError(f"shards has the split {unknown[0]!r}, which the source lacks; its splits are {', '.join(splits)}")
+        raise LanitError(f"shards has the split {unknown[0]!r}, which the source lacks; it has {', '.join(splits)}")
 
 
 def _read_notes(indices: list[Path], expected: str, plan: Path, rows: pyarrow.Table) -> dict[str, list]:
@@ -277,7 +277,7 @@ def _check_classes(kept: pyarrow.Table, classes: list[str], quarantine: Path) ->
         for name in classes:
             if not compute.any(part[TRUTH + name]).as_py():
                 raise LanitError(
-                    f"every image of the class {name!r} in the {split} split is damaged (see {quarantine}); replace them"
+                    f"every image of the class {name!r} in the {split} split is damaged ({quarantine}); replace them"
                 )
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from lanit.config import LanitError
 from lanit.data.images import decode_png
 
+END_OF_ARCHIVE = 1024  # bytes
+
 
 def shard_path(manifest: Path | str, split: str, shard: int) -> Path:
     """Return where a shard lies: in the folder `shards` beside the manifest."""
@@ -21,7 +23,7 @@ def shard_path(manifest: Path | str, split: str, shard: int) -> Path:
 def write_shard(path: Path | str, samples: Iterable[tuple[str, bytes]]) -> list[tuple[int, int]]:
     """Write PNG bytes by key as a WebDataset tar.
 
-    Owner, mode and time are fixed, so that the same samples give the same bytes whenever and by whomever they are written.
+    Owner, mode and time are fixed, so that the same samples give the same bytes whoever writes them, and when.
 
     Returns:
         Per sample, in order, where its PNG bytes begin in the tar and how many there are.
@@ -51,9 +53,14 @@ def stream(tar: Path | str) -> Iterator[tuple[str, np.ndarray]]:
 
     try:
         with open(tar, "rb") as file:
+            # Every tar ends with two blocks of zeros. One cut between two members would else just seem shorter.
+            file.seek(max(0, os.fstat(file.fileno()).st_size - END_OF_ARCHIVE))
+            if file.read() != bytes(END_OF_ARCHIVE):
+                raise tarfile.ReadError("its end is missing")
+            file.seek(0)
             for sample in group_by_keys(tar_file_expander([{"url": str(tar), "stream": file}])):
                 yield sample["__key__"], decode_png(sample["png"])
     except FileNotFoundError:
         raise LanitError(f"no shard at {tar}; lanit shard write makes it") from None
     except (tarfile.TarError, OSError, KeyError) as error:
-        raise LanitError(f"{tar} is not a complete shard ({error}); remove it and run lanit shard write again") from None
+        raise LanitError(f"{tar} is not a complete shard ({error}); remove it and run shard write again") from None

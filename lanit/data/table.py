@@ -49,15 +49,14 @@ class Table:
         if not folder.is_dir():
             raise LanitError(f"no folder at {folder}: put the images that {table} lists (JPEG, PNG or WebP) there")
         if not table.is_file():
-            raise LanitError(f"no attribute table at {table}: put CelebA's list_attr file or a CSV with a column 'name' there")
+            raise LanitError(f"no attribute table at {table}: put a list_attr file or a CSV with a column 'name' there")
         columns, names, truth = read_table(table)
         self._check_files(names)
         columns, truth = self._choose_classes(columns, truth)
         order = np.argsort(names, kind="stable")
         names = [names[i] for i in order]
-        return Listing(
-            self.rule.assign(names, str(table)), names, truth[order], tuple(class_name(c).lower() for c in columns), False
-        )
+        classes = tuple(class_name(column).lower() for column in columns)
+        return Listing(self.rule.assign(names, str(table)), names, truth[order], classes, exclusive=False)
 
     def read(self, name: str, size: int) -> np.ndarray:
         return read_image(self.options.images / name, size)
@@ -132,7 +131,7 @@ def _read_celeba(path: Path, lines: list[str]) -> tuple[list[str], list[tuple[in
     columns = lines[1].split() if len(lines) > 1 else []
     rows = [(i, *_first_and_rest(line.split())) for i, line in enumerate(lines[2:], 3) if line.strip()]
     if len(rows) != int(lines[0]):
-        raise LanitError(f"{path} says {int(lines[0])} images in its first line but has {len(rows)} rows; is it complete?")
+        raise LanitError(f"{path} says {int(lines[0])} images in line 1 but has {len(rows)} rows; is it complete?")
     return columns, rows
 
 
@@ -141,8 +140,8 @@ def _read_csv(path: Path, lines: list[str]) -> tuple[list[str], list[tuple[int, 
     header = [column.strip() for column in next(reader, [])]
     if header.count("name") != 1:
         raise LanitError(
-            f"{path} has no column 'name' in its first line, nor CelebA's count; a CSV needs the columns 'name' and one "
-            f"per attribute"
+            f"{path} has no column 'name' in its first line, nor CelebA's count; a CSV needs the columns 'name' and "
+            f"one per attribute"
         )
     at = header.index("name")
     rows = []

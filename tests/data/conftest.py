@@ -31,7 +31,7 @@ class Dataset:
         return self.folder / "shards" / f"{split}-{index}.tar"
 
 
-def run_stage(values: dict, folder: Path) -> Dataset:
+def _run_stage(values: dict, folder: Path) -> Dataset:
     """Plan, write all shards, index."""
     options = parse(shard.ShardOptions, values)
     dataset = Dataset(folder)
@@ -45,17 +45,29 @@ def run_stage(values: dict, folder: Path) -> Dataset:
     return dataset
 
 
-def faces(train: int = 40, test: int = 30, **changes) -> dict:
+def _faces(train: int = 40, test: int = 30, **changes) -> dict:
     """Options of a small draw of faces."""
     splits = {"train": {"images": train, "seed": 1}, "test": {"images": test, "seed": 2}}
     source = {"kind": "faces", "splits": splits, "probability": 0.5}
     return {"source": source, "size": 32, "shards": {"train": 3, "test": 1}} | changes
 
 
+@pytest.fixture
+def run_stage():
+    """The function that runs the whole stage: (options, folder) → Dataset."""
+    return _run_stage
+
+
+@pytest.fixture
+def faces():
+    """The function that gives options of a small draw of faces."""
+    return _faces
+
+
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory) -> Dataset:
     """A dataset of faces, made once."""
-    return run_stage(faces(), tmp_path_factory.mktemp("drawn"))
+    return _run_stage(_faces(), tmp_path_factory.mktemp("drawn"))
 
 
 @pytest.fixture

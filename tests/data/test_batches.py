@@ -12,6 +12,7 @@ import torch
 from lanit.config import LanitError
 from lanit.data.augment import augment
 from lanit.data.batches import ImageStore, prefetch, sample_indices
+from lanit.data.manifest import read_manifest
 from lanit.data.shards import stream
 
 
@@ -70,14 +71,15 @@ def test_a_shard_that_is_missing_is_named(copy):
 def test_a_shard_shorter_than_the_manifest_says_is_named(copy):
     path = copy / "shards" / "train-2.tar"
     path.write_bytes(path.read_bytes()[:9000])
-    with pytest.raises(LanitError, match="train-2.tar has 9000 bytes but the manifest needs .*run the shard stage again"):
+    with pytest.raises(LanitError, match="train-2.tar has 9000 bytes but .* run the shard stage again"):
         ImageStore(copy / "manifest.parquet", "train")
 
 
 def test_a_shard_that_changed_is_named(copy):
     path = copy / "shards" / "train-2.tar"
+    rows = read_manifest(copy / "manifest.parquet", "train")
     data = bytearray(path.read_bytes())
-    data[600] ^= 1
+    data[rows["offset"][rows["shard"] == 2].iloc[3] + 50] ^= 1
     path.write_bytes(data)
     store = ImageStore(copy / "manifest.parquet", "train")
     with pytest.raises(LanitError, match="train-2.tar is not the shard that the manifest describes"):
@@ -111,7 +113,8 @@ def test_samples_depend_on_seed_and_role_and_nothing_else():
 
 
 def test_the_order_stays_the_same_in_every_version():
-    assert sample_indices(10, seed=0, step=0, rank=0, batch=10, role="content").tolist() == [2, 6, 3, 1, 9, 0, 8, 7, 4, 5]
+    order = sample_indices(10, seed=0, step=0, rank=0, batch=10, role="content")
+    assert order.tolist() == [2, 6, 3, 1, 9, 0, 8, 7, 4, 5]
 
 
 def test_a_batch_larger_than_the_pool_spans_epochs():

@@ -52,7 +52,8 @@ def test_an_attribute_can_be_told_from_the_pixels(attribute):
     """Beside all other variation: nearest neighbours in the pixels that it touches know it better than chance."""
     truth = FACES.truth()
     images = np.stack([FACES.image(i, truth[i], 32) for i in range(400)]).astype(np.float32)
-    touched = np.mean([np.abs(np.subtract(*without_and_with(i, attribute), dtype=int)).sum(2) for i in range(20)], axis=0)
+    pairs = [without_and_with(i, attribute) for i in range(20)]
+    touched = np.mean([np.abs(np.subtract(*pair, dtype=int)).sum(2) for pair in pairs], axis=0)
     pixels = images[:, touched >= np.sort(touched.ravel())[-24]].reshape(400, -1)
     distances = ((pixels[300:, None] - pixels[None, :300]) ** 2).sum(axis=2)
     nearest = truth[:300, attribute][np.argsort(distances, axis=1)[:, :5]].mean(axis=1) > 0.5
@@ -75,7 +76,7 @@ def test_draws_of_different_seeds_share_no_face():
 
 
 def test_people_never_have_an_attribute_by_accident():
-    """Without attributes nothing is green skin, red hair or a blue background: those colours stay the attributes' own."""
+    """Without attributes nothing is green skin, red hair or a blue background: those colours are the attributes'."""
     for index in range(200):
         red, green, blue = (FACES.image(index, [False] * 16, 32).astype(int)[..., c] for c in range(3))
         assert (blue[:2] - red[:2]).max() < 20, "background"
