@@ -43,7 +43,8 @@ class PretrainOptions:
     learning_rate: float = 3e-3  # the peak: linear warm-up over a tenth of the steps, then a cosine to zero
     weight_decay: float = 0.05  # AdamW's, on matrices only
     seed: int = 0
-    looked_for: int = 4  # a caption's writer looks for 1 to this many attributes
+    named: int = 2  # a caption names 0 to this many attributes
+    captions: int = 8  # per image and step: the text tower costs a fraction of the image tower
     split: str = SPLIT
 
 
@@ -81,6 +82,7 @@ def train_towers(options: PretrainOptions, images: Tensor, truth: np.ndarray, na
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         towers = open_clip.create_model(name).train()
+        towers.token_embedding.weight.data.mul_(float(os.environ.get("TE","1")))
     towers.visual.to(memory_format=torch.channels_last)  # a third less time on the CPU
     tokens = Tokens(open_clip.get_tokenizer(name), options, names)
     with tokens.compact(towers):
@@ -88,21 +90,30 @@ def train_towers(options: PretrainOptions, images: Tensor, truth: np.ndarray, na
     return towers.eval()
 
 
-def draw_caption(rng: np.random.Generator, shown: np.ndarray, looked_for: int) -> np.ndarray:
-    """Return the attributes that a caption names: those of 1 to `looked_for` random ones that the image shows.
+def draw_names(rng: np.random.Generator, shown: np.ndarray, most: int) -> np.ndarray:
+    """Return the attributes that a caption names: 0 to `most` of the shown ones, each number equally likely.
 
     Args:
         shown: bool (K,), what the image shows.
     """
-    looked_at = rng.permutation(len(shown))[: rng.integers(1, looked_for + 1)]
-    return looked_at[shown[looked_at]]
+    present = rng.permutation(np.flatnonzero(shown))
+    return present[: rng.integers(0, most + 1)]
 
 
 def info_nce(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """Return the symmetric InfoNCE loss of L2-normalised pairs (B, k), with `scale` = 1 / temperature."""
-    logits = scale * images @ texts.T  # (B images, B texts)
-    pairs = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
+    """Return the symmetric InfoNCE loss of B images and the S captions of each, all L2-normalised.
+
+    Args:
+        images: (B, k).
+        texts: (B, S, k).
+        scale: 1 / temperature.
+    """
+    count = len(images)
+    logits = scale * texts.flatten(0, 1) @ images.T  # (B S texts, B images)
+    owner = torch.arange(count, device=images.device).repeat_interleave(texts.shape[1])
+    to_images = F.cross_entropy(logits, owner)
+    to_texts = -logits.log_softmax(dim=0).gather(1, owner[:, None]).mean()
+    return (to_images + to_texts) / 2
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -140,7 +151,7 @@ class Tokens:
         self.tokenizer = tokenizer
         self.length = tokenizer.context_length
         self.cache: dict[str, list[int]] = {}
-        longest = sorted(names, key=lambda name: -len(tokenizer.encode(name)))[: options.looked_for]
+        longest = sorted(names, key=lambda name: -len(tokenizer.encode(name)))[: options.named]
         ids = {0, tokenizer.sot_token_id, tokenizer.eot_token_id}
         for template in options.templates:
             ids.update(*(tokenizer.encode(fill(template, [name, name, name])) for name in [*names, ""]))
@@ -149,7 +160,7 @@ class Tokens:
             if len(tokenizer.encode(caption)) + 2 > self.length:
                 raise LanitError(
                     f"the caption {caption!r} is longer than the {self.length} tokens that the text tower of "
-                    f"{options.model} reads; raise its context_length or lower looked_for"
+                    f"{options.model} reads; raise its context_length or lower named"
                 )
         self.ids = torch.tensor(sorted(ids))
         self.short = {long: short for short, long in enumerate(self.ids.tolist())}
@@ -203,13 +214,15 @@ def _fit(
             order = np.concatenate([order, *(rng.permutation(len(images)) for _ in range(-(-options.batch // len(images))))])
         chosen, order = order[: options.batch], order[options.batch :]
         captions = [
-            fill(options.templates[rng.integers(len(options.templates))], [names[k] for k in shown])
-            for shown in (draw_caption(rng, truth[row], options.looked_for) for row in chosen)
+            fill(options.templates[rng.integers(len(options.templates))], [names[k] for k in sorted(named)])
+            for row in chosen
+            for named in (draw_names(rng, truth[row], options.named) for _ in range(options.captions))
         ]
         texts, copies = np.unique(captions, return_inverse=True)  # each distinct caption goes through the tower once
         batch = augment(images[torch.from_numpy(chosen)].float() / 127.5 - 1, generator)
         image_features = towers.encode_image(pixels(batch), normalize=True)
         text_features = towers.encode_text(tokens(texts.tolist()), normalize=True)[torch.from_numpy(copies)]
+        text_features = text_features.unflatten(0, (len(chosen), options.captions))
         loss = info_nce(image_features, text_features, towers.logit_scale.exp())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -235,7 +248,7 @@ def _check(options: PretrainOptions) -> None:
     if options.split != SPLIT:
         raise LanitError(f"a CLIP learns from split {SPLIT!r} alone, not from {options.split!r}, whose images are scored")
     check_templates(options.templates)
-    for key in ("steps", "batch", "looked_for"):
+    for key in ("steps", "batch", "named", "captions"):
         if getattr(options, key) < 1:
             raise LanitError(f"{key} must be at least 1, not {getattr(options, key)}")
 

@@ -1,0 +1,167 @@
+"""Multi-hot pseudo labels from cached similarities: the paper's adaptive threshold and the two rules it is compared with.
+
+f_n = cos(E_V(y), u_n) is the similarity of image y to domain n, f_p = cos(E_V(y), u_p) its similarity to the base prompt.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lanit.config import LanitError
+from lanit.language.files import read_arrays, write_arrays
+
+
+@dataclass(frozen=True)
+class LabellerOptions:
+    """How similarities become labels."""
+
+    kind: Literal["adaptive", "top_k", "fixed"] = "adaptive"
+    k: int | None = None  # top_k: how many domains each image gets
+    threshold: float | None = None  # fixed: the cosine above which a domain is on
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Features of prompts: `names` (N), `domains` (N, k) and `base` (k,), float32 and L2-normalised."""
+
+    names: tuple[str, ...]
+    domains: np.ndarray
+    base: np.ndarray
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The pseudo labels of a split, in the manifest's order.
+
+    Attributes:
+        keys: of the M images.
+        domains: the N candidates.
+        similarities: f_n, float32 (M, N).
+        base: f_p, float32 (M,).
+        labels: d_n, bool (M, N).
+    """
+
+    keys: tuple[str, ...]
+    domains: tuple[str, ...]
+    similarities: np.ndarray
+    base: np.ndarray
+    labels: np.ndarray
+
+
+def adaptive(similarities: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Return d_n = 1 iff f_n > f_p, strictly: one threshold an image, shared by all its domains. Bool (M, N)."""
+    return similarities > base[:, None]
+
+
+def top_k(similarities: np.ndarray, k: int) -> np.ndarray:
+    """Return the k most similar domains of every image, the earlier one first where two are equal. Bool (M, N)."""
+    order = np.argsort(-similarities, axis=1, kind="stable")
+    labels = np.zeros(similarities.shape, dtype=bool)
+    np.put_along_axis(labels, order[:, :k], True, axis=1)
+    return labels
+
+
+def fixed(similarities: np.ndarray, threshold: float) -> np.ndarray:
+    """Return d_n = 1 iff f_n > threshold, one number for all images. Bool (M, N)."""
+    return similarities > np.float32(threshold)
+
+
+def check_labeller(options: LabellerOptions, count: int) -> None:
+    """Raise LanitError unless `options` is complete, says nothing that is not used, and suits `count` domains."""
+    for key, kind in (("k", "top_k"), ("threshold", "fixed")):
+        given = getattr(options, key) is not None
+        if given != (options.kind == kind):
+            raise LanitError(f"the labeller {options.kind} {'takes no' if given else 'needs'} {key}; it belongs to {kind}")
+    if options.kind == "top_k" and not 1 <= options.k <= count:
+        raise LanitError(f"the labeller's k must be from 1 to the {count} domains, not {options.k}")
+
+
+def label(options: LabellerOptions, similarities: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Return the labels, bool (M, N), of similarities (M, N) and base similarities (M,), by the rule of `options`."""
+    if options.kind == "adaptive":
+        return adaptive(similarities, base)
+    if options.kind == "top_k":
+        return top_k(similarities, options.k)
+    return fixed(similarities, options.threshold)
+
+
+def read_texts(path: Path) -> Texts:
+    """Read the texts that `lanit embed texts` or `lanit label` wrote."""
+    arrays, metadata = read_arrays(path, ("domains", "base", "names"))
+    return Texts(tuple(metadata["names"]), arrays["domains"], arrays["base"])
+
+
+def write_texts(texts: Texts, path: Path) -> None:
+    """Write texts in the form that `read_texts` reads."""
+    write_arrays(path, {"domains": texts.domains, "base": texts.base}, {"names": list(texts.names)})
+
+
+def choose(texts: Texts, domains: Sequence[str]) -> Texts:
+    """Return the rows of `domains`, in their order, or raise LanitError for one that has no text or comes twice."""
+    for position, domain in enumerate(domains):
+        if domain not in texts.names:
+            close = difflib.get_close_matches(domain, texts.names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(texts.names)}"
+            raise LanitError(f"the domain {domain!r} has no text features; {hint}")
+        if domain in domains[:position]:
+            raise LanitError(f"the domain {domain!r} is given twice; list every domain once")
+    if not domains:
+        raise LanitError("no domain is given; list at least one under domains")
+    rows = [texts.names.index(domain) for domain in domains]
+    return Texts(tuple(domains), texts.domains[rows], texts.base)
+
+
+def read_labels(folder: Path | str, split: str) -> Labels:
+    """Read the labels of a split from a folder that `lanit label` wrote.
+
+    Raises:
+        LanitError: there is no such file, or it holds no labels.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    path = Path(folder) / f"{split}.parquet"
+    if not path.is_file():
+        raise LanitError(f"no labels at {path}; make them with `lanit label`")
+    try:
+        table = parquet.read_table(path)
+    except pyarrow.ArrowInvalid as error:
+        raise LanitError(f"{path} is not a table of labels ({str(error).splitlines()[0]}); make it again") from None
+    domains = tuple(name.removeprefix("f:") for name in table.column_names if name.startswith("f:"))
+    if table.column_names != _columns(domains):
+        raise LanitError(f"{path} is not a table of `lanit label`: it has the columns {', '.join(table.column_names)}")
+    similarities = [table[f"f:{domain}"].to_numpy() for domain in domains]
+    labels = [table[f"d:{domain}"].to_numpy() for domain in domains]
+    return Labels(
+        keys=tuple(table["key"].to_pylist()),
+        domains=domains,
+        similarities=np.stack(similarities, axis=1).astype(np.float32),
+        base=table["base"].to_numpy().astype(np.float32),
+        labels=np.stack(labels, axis=1).astype(bool),
+    )
+
+
+def write_labels(labels: Labels, folder: Path, split: str) -> None:
+    """Write the labels of a split: key, base, then `f:{domain}` of all domains, then `d:{domain}` of all."""
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = [pyarrow.array(labels.keys, pyarrow.string()), labels.base.astype(np.float32)]
+    columns += [labels.similarities[:, n].astype(np.float32) for n in range(len(labels.domains))]
+    columns += [labels.labels[:, n].astype(bool) for n in range(len(labels.domains))]
+    table = pyarrow.table(dict(zip(_columns(labels.domains), columns)))
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / f".{split}.parquet.{os.getpid()}"
+    parquet.write_table(table, unfinished)
+    os.replace(unfinished, folder / f"{split}.parquet")
+
+
+def _columns(domains: Sequence[str]) -> list[str]:
+    return ["key", "base", *(f"f:{domain}" for domain in domains), *(f"d:{domain}" for domain in domains)]
