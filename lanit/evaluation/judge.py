@@ -102,7 +102,7 @@ def train_judge(
         torch.manual_seed(options.seed)
         judge = Judge(classes, exclusive, options.size, options.width)
     judge.to(device, memory_format=torch.channels_last)
-    _fit(judge, images, torch.from_numpy(truth), torch.from_numpy(rest), options, device)
+    _fit(judge, images, torch.tensor(truth), torch.from_numpy(rest), options, device)
     judge.eval()
     with torch.inference_mode():
         logits = torch.cat([judge(images[rows].to(device)).cpu() for rows in torch.from_numpy(held_out).split(512)])

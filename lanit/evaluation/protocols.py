@@ -58,18 +58,19 @@ def draw_pairs(truth: NDArray[np.bool_], known: list[str], classes: list[str], p
     columns = class_columns(known, classes)
     if protocol.pairs < 1 or protocol.k < 1:
         raise LanitError("protocol.pairs and protocol.k must be at least 1")
+    for name, column in zip(classes, columns):
+        if not truth[:, column].any():
+            raise LanitError(f"the test split has no image of {name!r} to take as a reference; leave the class out")
     drawn: list[tuple[NDArray, NDArray, int, int]] = []
     for t, target in enumerate(classes):
         shows = truth[:, columns[t]]
         references, before = np.flatnonzero(shows), len(drawn)
         for c, origin in enumerate(classes):
             sources = np.flatnonzero(truth[:, columns[c]] & ~shows)
-            if c == t or len(sources) == 0 or len(references) == 0:
+            if c == t or len(sources) == 0:
                 continue
             rng = _generator(protocol.seed, target, origin)
             drawn.append((_draw(sources, protocol.pairs, rng), _draw(references, protocol.pairs, rng), t, c))
-        if len(references) == 0:
-            raise LanitError(f"the test split has no image of {target!r} to take as a reference; leave the class out")
         if len(drawn) == before:
             raise LanitError(f"the test split has no image of another class without {target!r} to translate; leave it out")
     return Pairs(
