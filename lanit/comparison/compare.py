@@ -81,14 +81,14 @@ def compare(
     comparison = tables.comparison_tables(all_scores)
     first = tables.table1(all_scores, published, domains)
     second = tables.table2(all_scores, published)
-    labels = [tables.labels_table(qualities)] if qualities else []
+    labels = [tables.labels_summary(qualities), tables.labels_table(qualities)] if qualities else []
     folder = output / "tables"
     _write(folder / "comparison.csv", tables.comparison_csv(all_scores))
     for name, group in (("comparison", comparison), ("table1", first), ("table2", second)):
         _write(folder / f"{name}.md", "\n".join(to_markdown(table) for table in group))
         _write(folder / f"{name}.tex", "% \\usepackage{booktabs}\n" + "\n".join(to_latex(table) for table in group))
     _write(folder / "labels.csv", tables.labels_csv(qualities))
-    _write(folder / "labels.md", to_markdown(labels[0]) if labels else "No label quality was given.\n")
+    _write(folder / "labels.md", "\n".join(map(to_markdown, labels)) or "No label quality was given.\n")
 
     chapters = []
     for dataset in sorted({score.dataset for score in all_scores}):
@@ -104,7 +104,8 @@ def compare(
         )
     title = "Comparison of translation methods" + (f" · {options.sweep}" if options.sweep else "")
     command = _ui_command(track) if track else None
-    _write(output / "report.html", render_report(title, all_scores, [*first, *second, *labels], comparison, chapters, command))
+    headline, detail = [*first, *second, *labels[:1]], [*comparison, *labels[1:]]
+    _write(output / "report.html", render_report(title, all_scores, headline, detail, chapters, command))
     if track:
         _log(track, all_scores, grids, output, domains)
 

@@ -14,6 +14,7 @@ from lanit.comparison.render import Table
 from lanit.comparison.scores import Score, by_setting, dataset_name, features_name, protocol_name
 
 WIDEST = 1600  # pixels of an embedded picture
+PLOT_SCALE = 0.575  # of a plot's pixels: two narrow plots fill a line, and all plots have letters of one size
 HEAVIEST = 600_000  # bytes of an embedded PNG; heavier ones become JPEGs, the files on disk stay
 
 
@@ -25,6 +26,11 @@ class Figure:
     caption: str
     png: bytes
     file: str  # path relative to the report
+
+    @property
+    def width(self) -> int:
+        """Width of the PNG in pixels, from its header."""
+        return int.from_bytes(self.png[16:20], "big")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +64,7 @@ def render_report(
     template = resources.files("lanit.comparison").joinpath("report.html").read_text()
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.filters["embed"] = _embed
+    environment.globals["plot_width"] = lambda figure: round(figure.width * PLOT_SCALE)
     return environment.from_string(template).render(
         title=title,
         version=__version__,

@@ -172,6 +172,32 @@ def table2(scores: Sequence[Score], published: Sequence[Published]) -> list[Tabl
     return tables
 
 
+def labels_summary(qualities: Sequence[Quality]) -> Table:
+    """Macro F1 of each labeller (rows) at each N (columns) on the test split, or the first split where there is none."""
+    counts = sorted({row.domains for row in qualities})
+    first = {}
+    for row in qualities:  # sorted with `test` first
+        first.setdefault(row.dataset, row.split)
+    chosen = [row for row in qualities if row.split == first[row.dataset]]
+    keys = list(dict.fromkeys((row.dataset, row.labeller) for row in chosen))
+    values = {(row.dataset, row.labeller, row.domains): row.f1_macro for row in chosen}
+    columns = [Column("Dataset", numeric=False), Column("Split", numeric=False), Column("Labeller", numeric=False)]
+    columns += [Column(f"N = {n}", "Macro F1 ↑") for n in counts]
+    rows = []
+    for dataset, labeller in keys:
+        cells = [text(dataset_name(dataset)), text(first[dataset]), text(labeller)]
+        for n in counts:
+            others = [values.get((dataset, other, n)) for name, other in keys if name == dataset]
+            others = [round(value, 3) for value in others if value is not None]
+            value = values.get((dataset, labeller, n))
+            best = value is not None and len(others) > 1 and round(value, 3) == max(others)
+            cells.append((Part(_fixed(value, 3), best),))
+        rows.append(cells)
+    rules = {i for i in range(1, len(keys)) if keys[i][0] != keys[i - 1][0]}
+    notes = ["Macro F1 is over the domains that have truth; a dash where none has. The best labeller of each N is bold."]
+    return Table("Quality of the pseudo labels", "tab:labels", columns, rows, notes, rules)
+
+
 def labels_table(qualities: Sequence[Quality]) -> Table:
     """Label quality, one row a (dataset, labeller, N, split)."""
     columns = [
@@ -203,8 +229,8 @@ def labels_table(qualities: Sequence[Quality]) -> Table:
                 text(f"{row.images:,}"),
             ]
         )
-    notes = ["Macro F1 is over the domains that have truth; a dash where none has."]
-    return Table("Quality of the pseudo labels", "tab:labels", columns, rows, notes, rules)
+    notes = ["Images without: share of images that got no label; with all: share of images that got every label."]
+    return Table("Pseudo labels in full", "tab:labels-full", columns, rows, notes, rules)
 
 
 def _sections(scores: Sequence[Score]) -> Iterable[tuple[Section, list[str]]]:
