@@ -12,14 +12,29 @@ cpus=$((($(nproc) + 1) / 2)) # of each node: together no more than there are
 
 mkdir -p "$folder"/{state,spool-n1,spool-n2,munge}
 chmod 755 "$folder" "$folder/munge"
-export SLURM_CONF="$folder/slurm.conf"
+
+# Snakemake's job steps drop every variable of SLURM's, SLURM_CONF too: the file has to lie in its usual place.
+conf=/etc/slurm/slurm.conf
+if [ -e "$conf" ]; then
+    echo "this machine has a SLURM of its own ($conf), which is left alone" >&2
+    exit 77
+fi
+
+started=()
+stop() {
+    for ((i = ${#started[@]} - 1; i >= 0; i--)); do kill "${started[i]}" 2>/dev/null || true; done
+    wait 2>/dev/null || true
+    rm -f "$conf"
+}
+trap stop EXIT
+trap 'exit 143' TERM INT
 
 # munged insists on files that nobody else may write.
 dd if=/dev/urandom of="$folder/munge/key" bs=1024 count=1 status=none
 chmod 600 "$folder/munge/key"
 socket="$folder/munge/socket"
 
-cat > "$SLURM_CONF" <<CONF
+cat > "$conf" <<CONF
 ClusterName=test
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=${SLURM_TEST_PORT:-17100}
@@ -38,7 +53,6 @@ SelectTypeParameters=CR_Core_Memory
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MinJobAge=300
-TaskProlog=$folder/task-prolog
 SlurmdParameters=config_overrides
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool-%n
@@ -49,17 +63,6 @@ SlurmdLogFile=$folder/slurmd-%n.log
 NodeName=n[1-2] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((${SLURM_TEST_PORT:-17100} + 1))-$((${SLURM_TEST_PORT:-17100} + 2))] CPUs=$cpus RealMemory=8000
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
-
-# A batch script does not inherit SLURM_CONF, and this cluster's is in no usual place.
-printf '#!/bin/sh\necho export SLURM_CONF=%s\n' "$SLURM_CONF" > "$folder/task-prolog"
-chmod 755 "$folder/task-prolog"
-
-started=()
-stop() {
-    for ((i = ${#started[@]} - 1; i >= 0; i--)); do kill "${started[i]}" 2>/dev/null || true; done
-    wait 2>/dev/null || true
-}
-trap stop EXIT
 
 munged --foreground --force --key-file="$folder/munge/key" --socket="$socket" --pid-file="$folder/munge/pid" \
     --log-file="$folder/munge/log" --seed-file="$folder/munge/seed" >"$folder/munge/out" 2>&1 &
