@@ -17,8 +17,17 @@ from torch import Tensor, nn
 class GuidingNetwork(nn.Module):
     """VGG-11 with batch normalisation, global pooling and two linear heads: style code and cluster logits."""
 
-    def __init__(self, size: int, clusters: int, style: int = 128, base: int = 64, max_width: int = 1024) -> None:
-        """`size`: pixels of the square images; `style`: length of the style code; `base`: channels of the first layer."""
+    def __init__(
+        self,
+        size: int,
+        clusters: int,
+        style: int = 128,
+        base: int = 64,
+        max_width: int = 1024,
+        cluster_deviation: float = 0.01,
+    ) -> None:
+        """`size`: pixels of the square images; `style`: length of the style code; `base`: channels of the first layer;
+        `cluster_deviation`: standard deviation of the cluster head's initial weights."""
         super().__init__()
         widths = [min(base * factor, max_width) for factor in (1, 2, 4, 4, 8, 8, 8, 8)]
         # VGG-11 halves the map after these layers; the last halvings go where they would leave fewer than 4 x 4 pixels.
@@ -31,8 +40,8 @@ class GuidingNetwork(nn.Module):
         self.cluster = nn.Linear(widths[-1], clusters)
         for convolution in self.convolutions:
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-        for head in (self.style, self.cluster):
-            nn.init.normal_(head.weight, std=0.01)
+        for head, deviation in ((self.style, 0.01), (self.cluster, cluster_deviation)):
+            nn.init.normal_(head.weight, std=deviation)
             nn.init.zeros_(head.bias)
 
     def forward(self, images: Tensor, track: bool = True) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,316 @@
+"""TUNIT: losses against float64 derivations, who learns when, state, and short trainings that must succeed."""
+
+import io
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lanit.config import LanitError, parse
+from lanit.methods.tunit import (
+    ClusterStyles,
+    KeyQueue,
+    Tunit,
+    TunitOptions,
+    contrastive_loss,
+    gradient_penalty,
+    hinge_loss,
+    mutual_information,
+)
+
+SMALL = {
+    "network": {"base": 4, "guiding_base": 8, "max_width": 32, "style": 8, "bottleneck": 8, "residual_blocks": 1, "hidden": 16},
+    "loss": {"queue": 24},
+}
+
+
+def make(clusters=3, **changes):
+    torch.manual_seed(0)
+    return Tunit(parse(TunitOptions, {**SMALL, **changes}), 16, [f"cluster {k}" for k in range(clusters)])
+
+
+def make_batch(seed, progress=0.5, count=8):
+    """Images of three plain colours with some noise and shading, which is all that tells them apart."""
+    generator = torch.Generator().manual_seed(seed)
+    colours = torch.tensor([[0.9, -0.8, -0.8], [-0.8, 0.9, -0.8], [-0.8, -0.8, 0.9]])
+    classes = torch.randint(3, (2, count), generator=generator)
+    noise = torch.randn(2, count, 3, 16, 16, generator=generator)
+    images = (colours[classes][..., None, None] * torch.linspace(0.5, 1, 16) + 0.1 * noise).clamp(-1, 1)
+    batch = SimpleNamespace(
+        source=images[0], reference=images[1], source_labels=None, reference_labels=None, generator=generator, progress=progress
+    )
+    batch.classes = classes[0]
+    return batch
+
+
+def snapshot(method):
+    return {name: {k: v.clone() for k, v in network.state_dict().items()} for name, network in method.networks.items()}
+
+
+def moved(before, after, method):
+    """Names of the networks of which a parameter changed."""
+    return {
+        name
+        for name, network in method.networks.items()
+        if any(not torch.equal(before[name][k], after[name][k]) for k, _ in network.named_parameters())
+    }
+
+
+# Losses
+
+
+def test_mutual_information_against_a_double_loop():
+    p, q = (torch.randn(7, 4, dtype=torch.float64).softmax(1) for _ in range(2))
+    joint = [[0.0] * 4 for _ in range(4)]
+    for n in range(7):
+        for i in range(4):
+            for j in range(4):
+                joint[i][j] += float(p[n, i] * q[n, j] + q[n, i] * p[n, j]) / 14
+    expected = 0.0
+    for i in range(4):
+        for j in range(4):
+            expected += joint[i][j] * math.log(joint[i][j] / sum(joint[i]) / sum(row[j] for row in joint))
+    assert float(mutual_information(p, q)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_mutual_information_at_its_bounds():
+    sure = F.one_hot(torch.arange(8) % 4).double()
+    assert float(mutual_information(sure, sure)) == pytest.approx(math.log(4))
+    flat = torch.full((8, 4), 0.25, dtype=torch.float64)
+    assert float(mutual_information(flat, flat)) == pytest.approx(0, abs=1e-12)
+    one = F.one_hot(torch.zeros(8, dtype=torch.int64), 4).float().requires_grad_()  # three clusters are empty
+    value = mutual_information(one, one)
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-5) and bool(one.grad.isfinite().all())
+
+
+def test_contrastive_loss_is_cross_entropy_over_the_valid_keys():
+    query, key, negatives = (torch.randn(n, 6, dtype=torch.float64) for n in (5, 5, 9))
+    valid = torch.arange(9) < 7
+    logits = torch.cat([torch.stack([q @ k for q, k in zip(query, key)])[:, None], query @ negatives[:7].T], 1) / 0.07
+    expected = F.cross_entropy(logits, torch.zeros(5, dtype=torch.int64))
+    torch.testing.assert_close(contrastive_loss(query, key, negatives, valid, 0.07), expected)
+    assert float(contrastive_loss(query, key, negatives, torch.zeros(9, dtype=torch.bool), 0.07)) == 0
+
+
+def test_gradient_penalty_against_finite_differences():
+    torch.manual_seed(0)
+    x = torch.randn(3, 1, 2, 2, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, dtype=torch.float64, requires_grad=True)
+
+    def critic(images):
+        return torch.tanh(images.flatten(1) * weight).sum(1) ** 2
+
+    total, step = 0.0, 1e-5
+    with torch.no_grad():
+        for i in range(3):
+            for j in range(4):
+                shift = torch.zeros_like(x)
+                shift.view(3, 4)[i, j] = step
+                total += float((critic(x + shift) - critic(x - shift))[i] / (2 * step)) ** 2
+    penalty = gradient_penalty(critic(x), x)
+    assert float(penalty) == pytest.approx(total / 3, rel=1e-7)
+    penalty.backward()
+    assert weight.grad.abs().min() > 0
+
+
+def test_hinge_loss():
+    real, fake = torch.tensor([0.5, 3.0]), torch.tensor([-2.0, 1.0])
+    assert float(hinge_loss(real, fake)) == pytest.approx((0.5 + 0) / 2 + (0 + 2) / 2)
+
+
+# State kept beside the networks
+
+
+def test_queue_keeps_the_latest_keys():
+    queue = KeyQueue(5, 1)
+    assert not queue.negatives()[1].any()
+    for start in (0, 3, 6):
+        queue.push(torch.arange(start, start + 3.0)[:, None])
+    keys, valid = queue.negatives()
+    assert valid.all() and sorted(keys[:, 0].tolist()) == [4, 5, 6, 7, 8]
+    queue.push(torch.arange(10.0, 17)[:, None])  # more than it holds
+    assert sorted(queue.negatives()[0][:, 0].tolist()) == [12, 13, 14, 15, 16]
+
+
+def test_cluster_styles_are_moving_moments():
+    generator = torch.Generator().manual_seed(0)
+    clusters = ClusterStyles(3, 2, momentum=0.9)
+    weights, points = [[], []], [[], []]
+    for i in range(4):
+        styles = torch.randn(6, 2, generator=generator) + 3
+        labels = torch.randint(2, (6,), generator=generator)  # cluster 2 stays empty
+        clusters.update(styles, F.one_hot(labels, 3).float())
+        for style, label in zip(styles, labels.tolist()):
+            points[label].append(style)
+            weights[label].append(0.9 ** (3 - i))
+    for k in range(2):
+        w, x = torch.tensor(weights[k])[:, None], torch.stack(points[k])
+        mean = (w * x).sum(0) / w.sum()
+        deviation = ((w * (x - mean) ** 2).sum(0) / w.sum()).sqrt()
+        torch.testing.assert_close(clusters.moments(k), (mean, deviation), atol=1e-4, rtol=1e-4)
+    w, x = torch.tensor(weights[0] + weights[1])[:, None], torch.stack(points[0] + points[1])
+    torch.testing.assert_close(clusters.moments(2)[0], (w * x).sum(0) / w.sum(), atol=1e-4, rtol=1e-4)
+
+
+# The step
+
+
+def test_only_guiding_network_and_its_average_move_in_the_warmup():
+    method = make()
+    before = snapshot(method)
+    losses = method.step(make_batch(0, progress=0.3))
+    assert moved(before, snapshot(method), method) == {"guiding", "key_encoder"}
+    assert set(losses) == {"guiding_contrastive", "guiding_information"}
+
+
+def test_every_network_moves_after_the_warmup():
+    method = make()
+    before = snapshot(method)
+    losses = method.step(make_batch(0, progress=0.325))
+    after = snapshot(method)
+    assert moved(before, after, method) == {"guiding", "key_encoder", "generator", "discriminator"}
+    for name in ("guiding", "generator", "discriminator"):
+        still = {k for k, _ in method.networks[name].named_parameters() if torch.equal(before[name][k], after[name][k])}
+        # as long as no logit is beyond the hinge's margin, real and fake pull the discriminator's last bias equally
+        assert still <= ({"layers.8.bias"} if name == "discriminator" else set())
+    assert all(loss.ndim == 0 and not loss.requires_grad and loss.isfinite() for loss in losses.values())
+
+
+def test_each_update_gives_gradients_to_its_own_networks_alone():
+    method = make()
+    method.step(make_batch(0))
+    seen = []
+
+    def reduce(parameters):
+        ids = {id(parameter) for parameter in parameters}
+        seen.append({n for n, net in method.networks.items() if any(id(p) in ids for p in net.parameters())})
+        for name in ("generator", "discriminator", "guiding"):
+            if name not in seen[-1]:
+                for p in method.networks[name].parameters():
+                    assert p.grad is None or torch.equal(p.grad, kept[id(p)])
+        kept.update({id(p): p.grad.clone() for p in method.networks.parameters() if p.grad is not None})
+
+    kept = {id(p): p.grad.clone() for p in method.networks.parameters() if p.grad is not None}
+    method.reduce_gradients = reduce
+    method.step(make_batch(1))
+    assert seen == [{"guiding"}, {"discriminator"}, {"generator", "guiding"}]
+
+
+def test_cluster_head_learns_from_information_alone():
+    method = make(loss={"queue": 24, "mutual_information": 0.0}, optimiser={"guiding_decay": 0.0})
+    before = snapshot(method)
+    method.step(make_batch(0))
+    assert torch.equal(method.networks["guiding"].cluster.weight, before["guiding"]["cluster.weight"])
+    assert not torch.equal(method.networks["guiding"].style.weight, before["guiding"]["style.weight"])
+
+
+def test_guiding_losses_weigh_a_tenth_after_the_warmup():
+    gradients = []
+    for progress in (0.0, 0.9):
+        method = make()
+        method.reduce_gradients = lambda parameters: gradients.append([p.grad.clone() for p in parameters])
+        method.step(make_batch(0, progress))
+    for warm, later in zip(gradients[0], gradients[1]):
+        torch.testing.assert_close(later, 0.1 * warm)
+
+
+def test_key_encoder_is_the_moving_average_of_the_guiding_network():
+    method = make(key_momentum=0.75)
+    expected = {k: v.clone() for k, v in method.networks["guiding"].named_parameters()}
+    for seed in range(3):
+        method.step(make_batch(seed, progress=0.0))
+        for k, v in method.networks["guiding"].named_parameters():
+            expected[k] = 0.75 * expected[k] + 0.25 * v
+    for k, v in method.networks["key_encoder"].named_parameters():
+        torch.testing.assert_close(v, expected[k])
+        assert not v.requires_grad
+
+
+def test_generator_average_starts_late_and_key_encoder_is_copied():
+    method = make()
+    assert method.averaging(0.0) == {"generator": 0.0, "key_encoder": 0.0, "clusters": 0.0}
+    assert method.averaging(0.33)["generator"] == 0.999
+    assert set(method.averaged) == set(method.averaging(0.5)) < set(method.networks)
+
+
+@pytest.mark.parametrize("progress", [0.1, 0.6])
+def test_a_saved_and_loaded_method_goes_on_with_the_same_bits(progress):
+    first = make()
+    for seed in range(3):
+        first.step(make_batch(seed, progress))
+    file = io.BytesIO()
+    torch.save([first.networks.state_dict(), {k: o.state_dict() for k, o in first.optimisers().items()}], file)
+    file.seek(0)
+    networks, optimisers = torch.load(file, weights_only=True)
+    torch.manual_seed(99)
+    second = Tunit(parse(TunitOptions, SMALL), 16, ["a", "b", "c"])
+    second.networks.load_state_dict(networks)
+    for name, optimiser in second.optimisers().items():
+        optimiser.load_state_dict(optimisers[name])
+    for seed in (7, 8):
+        expected, losses = first.step(make_batch(seed, progress)), second.step(make_batch(seed, progress))
+        assert all(torch.equal(expected[k], losses[k]) for k in expected)
+    a, b = snapshot(first), snapshot(second)
+    assert all(torch.equal(a[name][k], b[name][k]) for name in a for k in a[name])
+
+
+# Learning
+
+
+def test_clusters_find_three_colours():
+    network = {**SMALL["network"], "guiding_base": 16, "max_width": 64, "style": 32, "cluster_deviation": 0.3}
+    method = make(6, network=network, optimiser={"guiding": 1e-3})
+    for seed in range(60):
+        method.step(make_batch(seed, progress=0.0, count=24))
+    batch = make_batch(1000, count=96)
+    with torch.no_grad():
+        clusters = method.networks["guiding"].eval()(batch.source)[1].argmax(1)
+    most = [int(batch.classes[clusters == k].bincount(minlength=3).max()) for k in range(6) if (clusters == k).any()]
+    assert len(most) >= 3 and sum(most) >= 0.95 * 96
+
+
+def test_joint_training_learns_to_reconstruct():
+    method = make(loss={"queue": 24, "reconstruction": 20.0}, optimiser={"generator": 3e-3, "guiding": 1e-3})
+    losses = [float(method.step(make_batch(seed))["g_reconstruction"]) for seed in range(40)]
+    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+
+
+# Translating
+
+
+def test_translates_by_reference_and_by_cluster():
+    method = make()
+    for seed in range(3):
+        method.step(make_batch(seed))
+    for name in method.averaged:
+        method.averaged[name].load_state_dict(method.networks[name].state_dict())
+    batch = make_batch(50)
+    by_reference = method.reference_style(batch.reference)
+    assert by_reference.shape == (8, 8) and torch.equal(by_reference[:3], method.reference_style(batch.reference[:3], None))
+    output = method.translate(batch.source, by_reference)
+    assert output.shape == batch.source.shape and output.abs().max() <= 1 and not output.requires_grad
+    drawn = [method.latent_style(1, 4, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    many, (mean, deviation) = method.latent_style(1, 4000, torch.Generator()), method.averaged["clusters"].moments(1)
+    torch.testing.assert_close(many.mean(0), mean, atol=float(deviation.max()) * 0.1, rtol=0)
+    torch.testing.assert_close(many.std(0), deviation, atol=1e-6, rtol=0.1)
+    with pytest.raises(LanitError, match="no cluster 3"):
+        method.latent_style(3, 1, torch.Generator())
+
+
+@pytest.mark.parametrize(
+    ("size", "changes", "message"),
+    [
+        (48, {}, "power of two"),
+        (32, {"network": {"bottleneck": 64}}, "bottleneck"),
+        (32, {"loss": {"queue": 0}}, "queue"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(size, changes, message):
+    with pytest.raises(LanitError, match=message):
+        Tunit(parse(TunitOptions, changes), size, ["a", "b"])
+    with pytest.raises(LanitError, match="number of clusters"):
+        Tunit(TunitOptions(), 32, [])
