@@ -40,7 +40,8 @@ class LossOptions:
 class LanitOptions:
     network: NetworkOptions = field(default_factory=NetworkOptions)
     loss: LossOptions = field(default_factory=LossOptions)
-    learning_rate: float = 1e-4  # generator, discriminator and style encoder
+    learning_rate: float = 1e-4  # generator and style encoder
+    discriminator_learning_rate: float = 1e-4
     mapping_learning_rate: float = 1e-4  # LANIT's; StarGAN v2's own is 1e-6
     betas: tuple[float, float] = (0.0, 0.99)
     weight_decay: float = 1e-4
@@ -80,15 +81,16 @@ class Lanit:
                 "style_encoder": StyleEncoder(size, count, sizes),
                 "discriminator": Discriminator(size, count, sizes),
             }
-        ).to(self.device)
+        ).to(self.device, memory_format=torch.channels_last)
         averaged = ("generator", "mapping", "style_encoder")
         self.averaged = nn.ModuleDict({name: copy.deepcopy(self.networks[name]) for name in averaged})
         self.averaged.requires_grad_(False).eval()
         self.reduce_gradients: Callable[[Iterable[nn.Parameter]], None] = lambda parameters: None
+        rates = {"mapping": options.mapping_learning_rate, "discriminator": options.discriminator_learning_rate}
         self._optimisers = {
             name: torch.optim.Adam(
                 network.parameters(),
-                lr=options.mapping_learning_rate if name == "mapping" else options.learning_rate,
+                lr=rates.get(name, options.learning_rate),
                 betas=options.betas,
                 weight_decay=options.weight_decay,
                 fused=True,

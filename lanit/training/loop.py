@@ -182,9 +182,10 @@ def _save(path: Path, method: Method, config: str, step: int, seconds: float) ->
 def _finish(
     output: Path, options: TrainOptions, method: Method, config: str, images: int, seconds: float, world: World
 ) -> None:
-    from safetensors.torch import save_model
+    from safetensors.torch import save_file
 
-    save_model(method.averaged, output / "model.partial")
+    weights = {name: value.contiguous() for name, value in method.averaged.state_dict().items()}
+    save_file(weights, output / "model.partial")
     os.replace(output / "model.partial", output / "model.safetensors")
     described: dict[str, Any] = {
         "dataset": options.dataset,
