@@ -14,6 +14,7 @@ rule train_clip:
     conda:
         "../../envs/lanit.yaml"
     priority: 90
+    threads: 2
     resources:
         mem_mb=3000,
     message:
