@@ -135,8 +135,8 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     columns = torch.where(mirrored, width - 1 - columns, columns) + left  # (B, W)
     rows = torch.arange(height) + top  # (B, H)
     moved = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, 3)
-    moved = moved.permute(0, 3, 1, 2) * uniform(0.8, 1.2) + uniform(-0.15, 0.15)
-    return moved + torch.randn(moved.shape, generator=generator) * uniform(0.0, 0.1)
+    moved = moved.permute(0, 3, 1, 2) * uniform(0.85, 1.15) + uniform(-0.1, 0.1)
+    return moved + torch.randn(moved.shape, generator=generator) * uniform(0.0, 0.05)
 
 
 class Tokens:

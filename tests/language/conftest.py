@@ -62,7 +62,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
             indices.append(str(index))
     manifest = folder / "manifest.parquet"
     outputs = ["--manifest", str(manifest), "--quarantine", str(folder / "q.csv"), "--card", str(folder / "dataset.json")]
-    assert main(["shard", "index", "--plan", plan, "--options", options, "--indices", *indices, *outputs]) == 0
+    assert main(["shard", "index", "--plan", plan, "--indices", *indices, *outputs]) == 0
     return manifest
 
 
