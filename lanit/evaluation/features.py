@@ -121,13 +121,19 @@ def _inception_weights(weights: Path | None) -> Path:
 
 
 def _download_inception(path: Path, url: str) -> Path:
+    import http.client
+    import os
+    import tempfile
+
     from cleanfid.downloads_helper import check_download_inception
 
     if not path.is_file():
         try:
-            check_download_inception(str(path.parent))
-        except (OSError, EOFError) as error:  # no network; HTTP errors and broken transfers are OSErrors as well
-            path.unlink(missing_ok=True)  # a transfer that broke off leaves a part, which the next run would take
+            # In a folder of its own, so that no other process takes a part for the whole.
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                check_download_inception(folder)
+                os.replace(Path(folder) / path.name, path)
+        except (OSError, http.client.HTTPException) as error:
             raise LanitError(
                 f"cannot download Inception's weights ({error}); put {url} at {path}, or give its path as features.weights"
             ) from None
@@ -141,7 +147,7 @@ def _open_inception(path: Path, device: str) -> torch.nn.Module:
         network = InceptionV3W(str(path.parent), download=False, resize_inside=False)
     except (RuntimeError, AttributeError) as error:
         raise LanitError(
-            f"{path} is not clean-fid's TorchScript Inception ({str(error).splitlines()[0]}); download it again"
+            f"{path} is not clean-fid's TorchScript Inception ({str(error).splitlines()[0]}); remove it and download it again"
         ) from None
     return network.to(device).eval()
 

@@ -86,8 +86,10 @@ def train_judge(
         are exclusive, else of the decisions yes or no.
 
     Raises:
-        LanitError: where the share kept aside, or the rest, lacks a class, or training diverges.
+        LanitError: an option is out of range, the share kept aside, or the rest, lacks a class, or training diverges.
     """
+    if min(options.size, options.width, options.epochs, options.batch) < 1 or not 0 < options.held_out < 1:
+        raise LanitError("judge.size, width, epochs and batch must be at least 1, and judge.held_out between 0 and 1")
     order = np.random.default_rng(options.seed).permutation(len(images))
     aside = round(options.held_out * len(images))
     held_out, rest = order[:aside], order[aside:]

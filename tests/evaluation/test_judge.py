@@ -116,6 +116,12 @@ def test_a_class_without_images_is_an_error():
         train_judge(images, truth, CLASSES, False, OPTIONS)
 
 
+@pytest.mark.parametrize("options", [JudgeOptions(epochs=0), JudgeOptions(held_out=1.0)])
+def test_options_out_of_range_are_an_error(options):
+    with pytest.raises(LanitError, match="must be at least 1, and judge.held_out between 0 and 1"):
+        train_judge(*drawn(100, 0), CLASSES, False, options)
+
+
 def test_a_file_that_is_no_judge_is_an_error(tmp_path):
     from safetensors.torch import save_file
 
