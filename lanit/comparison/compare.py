@@ -176,7 +176,8 @@ def _overview(dataset, grids, domains: int, options: CompareOptions, output: Pat
     titled = [(f"{score.method_name}, N = {domains}", images) for score, images in methods]
     png = _png(draw_overview(titled, options.overview_rows, options.overview_columns))
     caption = "Each source (first column) in the style of each reference (first row)."
-    return [_figure(output, f"pictures/{_file_name(dataset)}-overview.png", f"Translations at N = {domains}", caption, png)]
+    file = f"pictures/{_file_name(dataset)}-overview.png"
+    return [_figure(output, file, f"Translations at N = {domains}", caption, png)]
 
 
 def _run_pictures(score: Score, images: Pictures, output: Path) -> tuple[str, list[Figure]]:

@@ -1,4 +1,4 @@
-"""Picture grids with labelled rows and columns: sources × references, sources × domains, and the methods side by side."""
+"""Picture grids with labelled columns: sources × references, sources × domains, and the methods side by side."""
 
 from __future__ import annotations
 
@@ -125,7 +125,11 @@ def read_pictures(path: Path) -> Pictures:
 def reference_grid(pictures: Pictures) -> Grid:
     """Sources (rows) × references (columns): the first row shows the references under the names of their classes."""
     return Grid(
-        pictures.reference_grid, pictures.reference_classes, pictures.sources, pictures.references, "source ↓ reference →"
+        cells=pictures.reference_grid,
+        headings=pictures.reference_classes,
+        first_column=pictures.sources,
+        first_row=pictures.references,
+        corner="source ↓ reference →",
     )
 
 
@@ -176,7 +180,9 @@ def draw(grid: Grid, title: str = "") -> Image.Image:
     return canvas
 
 
-def draw_overview(methods: Sequence[tuple[str, Pictures]], rows: int = 4, columns: int = 6, a_row: int = 2) -> Image.Image:
+def draw_overview(
+    methods: Sequence[tuple[str, Pictures]], rows: int = 4, columns: int = 6, a_row: int = 2
+) -> Image.Image:
     """The methods' reference grids side by side, cut to a size that a README can show."""
     from PIL import Image
 
@@ -227,7 +233,7 @@ def _paste(body: Image.Image, grid: Grid, row: int, column: int, image: np.ndarr
 
     top, left = grid.place(row, column)
     height, width = grid.cell
-    cell = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)  # pixels as they are, no made-up ones
+    cell = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)  # no made-up pixels
     body.paste(cell, (left, top))
 
 

@@ -1,4 +1,4 @@
-"""Plots in one style: metrics against N, label quality, and training losses. Lines are labelled directly, no legends."""
+"""Plots in one style: metrics against N, label quality, training losses. Lines are named where they end."""
 
 from __future__ import annotations
 
@@ -8,14 +8,29 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from lanit.comparison.scores import METHODS, Published, Quality, Score, dataset_name, features_name, method_rank, protocol_name
+from lanit.comparison.scores import (
+    METHODS,
+    Published,
+    Quality,
+    Score,
+    dataset_name,
+    features_name,
+    method_rank,
+    protocol_name,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, which readers with any colour vision tell apart; markers tell the same.
-COLOURS = {"lanit": "#0072B2", "tunit": "#D55E00", "stargan2": "#009E73", "smoothing": "#CC79A7", "style_aware": "#E69F00"}
+COLOURS = {
+    "lanit": "#0072B2",
+    "tunit": "#D55E00",
+    "stargan2": "#009E73",
+    "smoothing": "#CC79A7",
+    "style_aware": "#E69F00",
+}
 MARKERS = {"lanit": "o", "tunit": "s", "stargan2": "^", "smoothing": "D", "style_aware": "v"}
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 GREY = "#6b6b6b"
@@ -67,11 +82,14 @@ def plot_density_coverage(group: Sequence[Score], published: Sequence[Published]
 
 
 def plot_hit_rate(group: Sequence[Score]) -> bytes | None:
-    """Hit rate against N over the evaluation classes among the candidates, and over all of them. PNG, or None without any.
+    """Hit rate against N over the evaluation classes among the candidates, and over all. PNG, or None without any.
 
     The untranslated sources' own rate is the level that doing nothing reaches.
     """
-    panels = [("hit_rate_candidates", "Hit rate, classes among the N candidates ↑"), ("hit_rate", "Hit rate, all classes ↑")]
+    panels = [
+        ("hit_rate_candidates", "Hit rate, classes among the N candidates ↑"),
+        ("hit_rate", "Hit rate, all classes ↑"),
+    ]
     panels = [(metric, title) for metric, title in panels if any(s.mean[metric] is not None for s in group)]
     if not panels:
         return None
@@ -111,8 +129,9 @@ def plot_labels(qualities: Sequence[Quality]) -> bytes | None:
 
 
 def plot_losses(runs: Sequence[tuple[Score, list[dict[str, float]]]]) -> bytes | None:
-    """Training losses of one method against images seen: one panel a loss, one line a run, its colour telling N. PNG."""
-    names = [name for name in dict.fromkeys(k for _, lines in runs for line in lines for k in line) if name not in NOT_LOSSES]
+    """Losses of one method against images seen: one panel a loss, one line a run, its colour telling N. PNG."""
+    keys = dict.fromkeys(key for _, lines in runs for line in lines for key in line)
+    names = [name for name in keys if name not in NOT_LOSSES]
     if not names:
         return None
     with _styled():
@@ -121,7 +140,8 @@ def plot_losses(runs: Sequence[tuple[Score, list[dict[str, float]]]]) -> bytes |
 
         width = min(4, len(names))
         height = math.ceil(len(names) / width)
-        figure, grid = subplots(height, width, figsize=(2.6 * width, 2.1 * height + 0.7), squeeze=False, layout="constrained")
+        size = (2.6 * width, 2.1 * height + 0.7)
+        figure, grid = subplots(height, width, figsize=size, squeeze=False, layout="constrained")
         counts = sorted({score.domains for score, _ in runs})
         shades = colormaps["viridis"]
         colours = {n: shades(0.85 * i / max(len(counts) - 1, 1)) for i, n in enumerate(counts)}
@@ -172,9 +192,9 @@ def _finish(figure: Figure, group: Sequence[Score] = (), subtitle: str = "") -> 
     if group:
         score = group[0]
         seeds = len({s.seed for s in group})
-        subtitle = f"{dataset_name(score.dataset)} · protocol {protocol_name(score)} · features {features_name(score)}" + (
-            f" · mean of {seeds} seeds, each a dot" if seeds > 1 else ""
-        )
+        parts = [dataset_name(score.dataset), f"protocol {protocol_name(score)}", f"features {features_name(score)}"]
+        parts += [f"mean of {seeds} seeds, each a dot"] if seeds > 1 else []
+        subtitle = " · ".join(parts)
     figure.text(0.012, 0.985, subtitle, ha="left", va="top", fontsize=8.5, color=GREY)
     figure.tight_layout(rect=(0, 0, 1, 0.96), w_pad=2.5)
     for axes in figure.axes:
@@ -212,8 +232,10 @@ def _paper_curves(group: Sequence[Score], published: Sequence[Published], metric
     rows = [row for row in published if row.dataset == group[0].dataset]
     curves = []
     for method in sorted({row.method for row in rows}, key=method_rank, reverse=True):
-        values = {row.domains: [getattr(row, metric)] for row in sorted(rows, key=lambda r: -r.table) if row.method == method}
-        style = {"color": COLOURS.get(method, GREY), "marker": MARKERS.get(method, "P"), "linestyle": "--", "paper": True}
+        mine = sorted((row for row in rows if row.method == method), key=lambda row: -row.table)
+        values = {row.domains: [getattr(row, metric)] for row in mine}  # Table 1, which has more digits, comes last
+        style = {"color": COLOURS.get(method, GREY), "marker": MARKERS.get(method, "P")}
+        style |= {"linestyle": "--", "paper": True}
         curves.append((f"{METHODS.get(method, method)} (paper)", values, style))
     return curves
 
@@ -233,7 +255,8 @@ def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
         if style.get("marker"):
             for n in x:
                 if len(values[n]) > 1:
-                    axes.scatter([n] * len(values[n]), values[n], s=12, color=style["color"], alpha=0.45, linewidths=0, zorder=2)
+                    dots = {"s": 12, "color": style["color"], "alpha": 0.45, "linewidths": 0, "zorder": 2}
+                    axes.scatter([n] * len(values[n]), values[n], **dots)
         axes.line_ends.append((y[-1], label, style, paper))
     axes.set_xticks(sorted(ticks))
     axes.set_xlabel("number of candidate domains N")

@@ -62,7 +62,9 @@ def render_report(
     import jinja2
 
     template = resources.files("lanit.comparison").joinpath("report.html").read_text()
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     environment.filters["embed"] = _embed
     environment.globals["plot_width"] = lambda figure: round(figure.width * PLOT_SCALE)
     return environment.from_string(template).render(

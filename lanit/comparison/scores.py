@@ -113,7 +113,7 @@ def read_scores(paths: Iterable[Path]) -> list[Score]:
 
 
 def read_qualities(paths: Iterable[Path]) -> list[Quality]:
-    """Read `quality.json` files, one row a split; the dataset is the file's `dataset`, or its folder's above `labels`."""
+    """Read `quality.json` files, one row a split; the dataset is the file's `dataset`, or the folder above `labels`."""
     rows = [row for path in paths for row in _read_quality(Path(path))]
     return sorted(rows, key=lambda row: (row.dataset, row.split != "test", row.split, row.labeller, row.domains))
 
@@ -256,7 +256,8 @@ def _read_score(path: Path) -> Score:
 def _read_quality(path: Path) -> list[Quality]:
     values = _read_json(path, "label")
     try:
-        dataset = values.get("dataset") or path.resolve().parents[2].name  # {dataset}/labels/{labeller}-n{N}/quality.json
+        # {dataset}/labels/{labeller}-n{N}/quality.json
+        dataset = values.get("dataset") or path.resolve().parents[2].name
         return [
             Quality(
                 dataset=dataset,

@@ -45,8 +45,8 @@ COMPARISON_COLUMNS = (
 METRICS = (("mfid", False), ("density", True), ("coverage", True))  # name, is more better?
 SUPERVISION = {"stargan2": "labels", "smoothing": "labels", "tunit": "none", "style_aware": "none", "lanit": "text"}
 PAPER_NOTE = [
-    "The columns (paper) are the numbers printed there, measured with Inception features under the authors' own protocol "
-    "at 256 × 256: compare their order with ours, not their size."
+    "The columns (paper) are the numbers printed there, measured with Inception features under the authors' own "
+    "protocol at 256 × 256: compare their order with ours, not their size."
 ]
 Section = dict[str, list[Score]]  # dataset → its scores of one setting
 
@@ -120,14 +120,15 @@ def comparison_tables(scores: Sequence[Score]) -> list[Table]:
                 "attributes, on which source and reference agree, are still so in the translation."
             )
         label = f"tab:comparison-{dataset}" + ("" if _first(groups, dataset) == setting else f"-{setting[:6]}")
-        title = f"All runs on {dataset_name(dataset)}, protocol {protocol_name(group[0])}, features {features_name(group[0])}"
+        title = f"All runs on {dataset_name(dataset)}, protocol {protocol_name(group[0])}"
+        title += f", features {features_name(group[0])}"
         title += f", setting {setting[:6]}" * (sum(name == dataset for name, _ in groups) > 1)
         tables.append(Table(title, label.replace("_", "-"), columns, rows, notes, rules))
     return tables
 
 
 def table1(scores: Sequence[Score], published: Sequence[Published], domains: int) -> list[Table]:
-    """The paper's Table 1: methods × datasets at one N, mFID and density / coverage, the published numbers beside ours."""
+    """The paper's Table 1: methods × datasets at one N, mFID and density / coverage, the published beside ours."""
     tables = []
     for section, notes in _sections(scores):
         chosen = {dataset: [s for s in group if s.domains == domains] for dataset, group in section.items()}
@@ -173,7 +174,7 @@ def table2(scores: Sequence[Score], published: Sequence[Published]) -> list[Tabl
 
 
 def labels_summary(qualities: Sequence[Quality]) -> Table:
-    """Macro F1 of each labeller (rows) at each N (columns) on the test split, or the first split where there is none."""
+    """Macro F1 of each labeller (rows) at each N (columns) on the test split, or the first where there is none."""
     counts = sorted({row.domains for row in qualities})
     first = {}
     for row in qualities:  # sorted with `test` first
@@ -194,7 +195,7 @@ def labels_summary(qualities: Sequence[Quality]) -> Table:
             cells.append((Part(_fixed(value, 3), best),))
         rows.append(cells)
     rules = {i for i in range(1, len(keys)) if keys[i][0] != keys[i - 1][0]}
-    notes = ["Macro F1 is over the domains that have truth; a dash where none has. The best labeller of each N is bold."]
+    notes = ["Macro F1 is over the domains that have truth; a dash where none has. The best at each N is bold."]
     return Table("Quality of the pseudo labels", "tab:labels", columns, rows, notes, rules)
 
 
@@ -258,9 +259,8 @@ def _setting_note(group: Sequence[Score], dataset: str, groups: dict[tuple[str, 
         budgets.setdefault(score.method_name, set()).add(score.images_seen)
     seen = "; ".join(f"{name} {' or '.join(f'{n:,}' for n in sorted(counts))}" for name, counts in budgets.items())
     others = sum(1 for name, _ in groups if name == dataset) - 1
-    warning = " Other runs on this dataset have another protocol or other features and stand in a table of their own." * (
-        others > 0
-    )
+    warning = " Other runs on this dataset have another protocol or other features and stand in a table of their own."
+    warning = warning if others else ""
     return (
         f"{dataset_name(dataset)}: {setting_name(group[0])}; at least {min(s.n_real for s in group):,} real and "
         f"{min(s.n_fake for s in group):,} translated images a class; images seen in training: {seen}.{warning}"

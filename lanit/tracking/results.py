@@ -1,4 +1,4 @@
-"""What came out of a sweep, added to its runs: scores and pictures to the children, tables and report to the parents."""
+"""What came out of a sweep, added to its runs: scores and pictures to the children, tables to the parents."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def log_tables(track: str | Path, files: Mapping[str, Iterable[tuple[Path, str]]
 
 
 def score_metrics(scores: Mapping[str, Any]) -> dict[str, float]:
-    """`scores.json` → flat metrics: means by their names ("mfid"), classes as "fid/red hair"; absent values left out."""
+    """`scores.json` → flat metrics: means by name ("mfid"), classes as "fid/red hair"; absent values left out."""
     flat = {name: value for name, value in scores.get("mean", {}).items()}
     for group, values in scores.get("per_class", {}).items():
         flat.update({f"{name}/{group}": value for name, value in values.items()})
@@ -107,8 +107,9 @@ def _child_of(run: Path) -> tuple[ChildKey, str | None]:
             values.get("code"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LanitError(f"{path} is not the run.json of a training ({one_line(error)}); train this run again") from None
+        text = f"{path} is not the run.json of a training ({one_line(error)}); train this run again"
+        raise LanitError(text) from None
 
 
 def _unreachable(uri: str, error: Exception) -> LanitError:
-    return LanitError(f"the MLflow store {uri} cannot be used ({one_line(error)}); run `lanit track`, or leave --track out")
+    return LanitError(f"the MLflow store {uri} cannot be used ({one_line(error)}); run `lanit track` again")

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from lanit.config import LanitError, parse, read_options
 
@@ -184,7 +185,7 @@ def dataset_ids(store: Store, dataset: str) -> tuple[str, str]:
     """Experiment id and parent run id of a dataset."""
     if dataset not in store.experiments or dataset not in store.parents:
         known = ", ".join(store.experiments)
-        raise LanitError(f"the MLflow store has no experiment for dataset {dataset!r} (it has {known}); run `lanit track`")
+        raise LanitError(f"the MLflow store has no experiment for {dataset!r} (it has {known}); run `lanit track`")
     return store.experiments[dataset], store.parents[dataset]
 
 
@@ -272,7 +273,8 @@ def _artifacts(given: str | None, database: Path | None) -> str | None:
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
-        return client.create_experiment(name, artifact_location=f"{artifacts.rstrip('/')}/{name}" if artifacts else None)
+        location = f"{artifacts.rstrip('/')}/{quote(name, safe='')}" if artifacts else None
+        return client.create_experiment(name, artifact_location=location)
     if found.lifecycle_stage == "deleted":  # its name stays taken
         client.restore_experiment(found.experiment_id)
     return found.experiment_id
@@ -280,7 +282,8 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
 
 def _parent(client: MlflowClient, experiment: str, options: TrackOptions) -> str:
     found = find_runs(client, experiment, {"lanit.sweep": options.sweep})
-    run = found[0] if found else client.create_run(experiment, tags={"lanit.sweep": options.sweep}, run_name=options.sweep)
+    tags = {"lanit.sweep": options.sweep}
+    run = found[0] if found else client.create_run(experiment, tags=tags, run_name=options.sweep)
     if options.config:
         log_params(client, run, options.config)
         # A parameter keeps its first value; the file is the configuration as it stands now.

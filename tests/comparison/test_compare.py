@@ -141,7 +141,8 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path, capsys):
 
 
 def test_plots_show_one_colour_a_method_and_the_papers_curves(tmp_path):
-    values = [score("celeba_hq", method, n, mfid=mfid) for method, mfid in (("lanit", 20), ("tunit", 90)) for n in (4, 10)]
+    runs = [(method, n, mfid) for method, mfid in (("lanit", 20), ("tunit", 90)) for n in (4, 10)]
+    values = [score("celeba_hq", method, n, mfid=mfid) for method, n, mfid in runs]
     group = read_scores([write_run(tmp_path, value) / "scores.json" for value in values])
     with_paper, alone = plot_mfid(group, read_published()), plot_mfid(group, [])
     colours = {name: int(code, 16) for name, code in (("lanit", "0072B2"), ("tunit", "D55E00"), ("stargan2", "009E73"))}

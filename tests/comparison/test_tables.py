@@ -90,7 +90,8 @@ def test_table_1_puts_the_published_numbers_beside_ours(tmp_path):
 
 
 def test_table_2_has_a_row_for_each_n_and_method(tmp_path):
-    scores = read(tmp_path, score("animal_faces_10", "lanit", 4, mfid=70), score("animal_faces_10", "tunit", 4, mfid=80))
+    ours = (("lanit", 70), ("tunit", 80))
+    scores = read(tmp_path, *(score("animal_faces_10", method, 4, mfid=mfid) for method, mfid in ours))
     (table,) = table2(scores, read_published())
     rows = cells(table)
     assert list(rows)[:4] == [("4", "TUNIT"), ("4", "LANIT"), ("7", "TUNIT"), ("7", "LANIT")] and len(rows) == 10
