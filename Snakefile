@@ -29,4 +29,5 @@ rule all:
 
 
 onsuccess:
-    print(describe_results())
+    if Path(RESULTS, "report.html").exists():  # not after a part of the sweep
+        print(describe_results())

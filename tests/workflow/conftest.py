@@ -5,26 +5,44 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
+Run = Callable[..., subprocess.CompletedProcess]
 
 
 @pytest.fixture
-def snakemake(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
-    """Run Snakemake in `tmp_path` on the checkout's Snakefile, with overlays (mappings or paths) in their order."""
-    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
-    number = iter(range(100))
+def snakemake(tmp_path: Path) -> Run:
+    """Run Snakemake in `tmp_path`; see `runner`."""
+    return runner(tmp_path)
 
-    def run(*arguments: str, overlays: list[dict | Path] = [], timeout: float = 120) -> subprocess.CompletedProcess:
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run, subprocess.CompletedProcess]:
+    """The smoke sweep, run for real once: its folder, how to run Snakemake there, and what the run said."""
+    folder = tmp_path_factory.mktemp("smoke")
+    run = runner(folder)
+    first = run("--cores", "2", overlays=[ROOT / "workflow" / "configs" / "smoke.yaml"], timeout=900)
+    assert first.returncode == 0, first.stdout[-8000:]
+    return folder, run, first
+
+
+def runner(folder: Path) -> Run:
+    """A function that runs Snakemake in `folder` on the checkout's Snakefile.
+
+    It takes Snakemake's arguments, and `overlays`, mappings or paths that are laid over `config.yaml` in their order.
+    """
+    (folder / "workflow").symlink_to(ROOT / "workflow")  # the configurations name files in it
+
+    def run(*arguments: str, overlays: Sequence[dict | Path] = (), timeout: float = 120) -> subprocess.CompletedProcess:
         paths = []
         for overlay in overlays:
             if isinstance(overlay, dict):
-                path = tmp_path / f"overlay{next(number)}.yaml"
+                path = folder / f"overlay{len(list(folder.glob('overlay*.yaml')))}.yaml"
                 path.write_text(yaml.safe_dump(overlay, sort_keys=False))
                 overlay = path
             paths.append(str(overlay))
@@ -32,8 +50,7 @@ def snakemake(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
         if paths:
             command += ["--configfile", *paths]
         return subprocess.run(
-            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout,
-            env=os.environ | {"COLUMNS": "1000"},
+            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, env=os.environ
         )
 
     return run

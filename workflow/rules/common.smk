@@ -184,9 +184,7 @@ def get_qualities(wildcards):
 
 
 def describe_results():
-    """Where everything is, to print at the end of a whole sweep."""
-    if not Path(RESULTS, "report.html").exists():
-        return ""
+    """Where everything is, to print at the end."""
     return f"""
 Tables    {RESULTS}/tables/comparison.md (also .csv and .tex; table1, table2, labels)
 Plots     {RESULTS}/plots/

@@ -34,4 +34,5 @@ rule train:
         "export OMP_NUM_THREADS=$(( {threads} > processes ? {threads} / processes : 1 )); "
         "python -m torch.distributed.run --standalone --nproc-per-node=$processes "
         "-m lanit train --options {params.options:q} --manifest {input.manifest:q} {params.labels:q} "
-        "--output {params.folder:q} --track {input.store:q} 2>&1 | tee {log:q}"
+        "--output {params.folder:q} --track {input.store:q} 2>&1 "
+        "| tee {log:q} | awk '{{ print \"[{wildcards.method} n{wildcards.n} seed{wildcards.seed}]\", $0; fflush() }}'"
