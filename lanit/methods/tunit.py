@@ -7,6 +7,7 @@ clusters as domains. Weights, schedule and optimisers are the released code's wh
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -277,7 +278,7 @@ class ClusterStyles(nn.Module):
             moving.lerp_(new, 1 - self.momentum)
 
     def moments(self, cluster: int) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation (S,) of a cluster, or of all styles where the cluster never had an image."""
+        """Return mean and standard deviation (S,) of a cluster's styles, or of all where it never had an image."""
         empty = self.mass[cluster] == 0
         mass = torch.where(empty, self.mass.sum(0), self.mass[cluster]).clamp_min(torch.finfo(self.mass.dtype).tiny)
         mean = torch.where(empty, self.sums.sum(0), self.sums[cluster]) / mass
@@ -341,11 +342,19 @@ def _make_optimisers(networks: nn.ModuleDict, options: TunitOptimiser) -> dict[s
 
 
 def _check(options: TunitOptions, size: int, domains: list[str]) -> None:
+    for name, value in dataclasses.asdict(options.network).items():
+        if value is not None and value <= 0:
+            raise LanitError(f"network.{name} must be above 0, not {value}")
     bottleneck = options.network.bottleneck
     if size < 16 or size & (size - 1):
         raise LanitError(f"TUNIT's networks need images whose side is a power of two of at least 16, not {size} pixels")
     if bottleneck < 4 or bottleneck > size or bottleneck & (bottleneck - 1):
         raise LanitError(f"network.bottleneck must be a power of two from 4 to the image size {size}, not {bottleneck}")
+    if options.loss.temperature <= 0:
+        raise LanitError(f"loss.temperature must be above 0, not {options.loss.temperature}")
+    for name in ("warmup", "ema", "ema_start", "key_momentum", "cluster_momentum"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise LanitError(f"{name} must be from 0 to 1, not {getattr(options, name)}")
     if not domains:
         raise LanitError("TUNIT takes its number of clusters from the domains, and there are none; name at least two")
     if options.loss.queue < 1:

@@ -1,8 +1,8 @@
 """TUNIT's three networks (Baek et al., "Rethinking the Truly Unsupervised Image-to-Image Translation", ICCV 2021).
 
-`GuidingNetwork` is the paper's E, which clusters images and gives their style; `Generator` is G, a content encoder and a
-decoder whose normalisations the style drives; `Discriminator` is D, with one output a cluster. With base 64 at 128
-pixels or base 32 at 256 pixels, and at most 1024 channels, they have the sizes of the paper's appendix.
+`GuidingNetwork` is the paper's E, which clusters images and gives their style; `Generator` is G, a content encoder and
+a decoder whose normalisations the style drives; `Discriminator` is D, with one output a cluster. With base 64 at 128
+pixels or base 32 at 256 pixels, and at most 1024 channels, they have the sizes of the released models.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Generator(nn.Module):
         residual_blocks: int = 2,
         hidden: int = 256,
     ) -> None:
-        """`bottleneck`: pixels of the content code's side; `hidden`: width of the two hidden layers that read the style."""
+        """`bottleneck`: pixels of the content code's side; `hidden`: width of the layers that read the style."""
         super().__init__()
         halvings = int(math.log2(size // bottleneck))
         widths = [min(base * 2**i, max_width) for i in range(halvings + 1)]

@@ -21,7 +21,15 @@ from lanit.methods.tunit import (
 )
 
 SMALL = {
-    "network": {"base": 4, "guiding_base": 8, "max_width": 32, "style": 8, "bottleneck": 8, "residual_blocks": 1, "hidden": 16},
+    "network": {
+        "base": 4,
+        "guiding_base": 8,
+        "max_width": 32,
+        "style": 8,
+        "bottleneck": 8,
+        "residual_blocks": 1,
+        "hidden": 16,
+    },
     "loss": {"queue": 24},
 }
 
@@ -38,11 +46,15 @@ def make_batch(seed, progress=0.5, count=8):
     classes = torch.randint(3, (2, count), generator=generator)
     noise = torch.randn(2, count, 3, 16, 16, generator=generator)
     images = (colours[classes][..., None, None] * torch.linspace(0.5, 1, 16) + 0.1 * noise).clamp(-1, 1)
-    batch = SimpleNamespace(
-        source=images[0], reference=images[1], source_labels=None, reference_labels=None, generator=generator, progress=progress
+    return SimpleNamespace(
+        source=images[0],
+        reference=images[1],
+        source_labels=None,
+        reference_labels=None,
+        generator=generator,
+        progress=progress,
+        classes=classes[0],  # truth, for the tests alone
     )
-    batch.classes = classes[0]
-    return batch
 
 
 def snapshot(method):
@@ -111,7 +123,7 @@ def test_gradient_penalty_against_finite_differences():
                 shift.view(3, 4)[i, j] = step
                 total += float((critic(x + shift) - critic(x - shift))[i] / (2 * step)) ** 2
     penalty = gradient_penalty(critic(x), x)
-    assert float(penalty) == pytest.approx(total / 3, rel=1e-7)
+    assert penalty.item() == pytest.approx(total / 3, rel=1e-7)
     penalty.backward()
     assert weight.grad.abs().min() > 0
 
@@ -197,6 +209,24 @@ def test_each_update_gives_gradients_to_its_own_networks_alone():
     method.reduce_gradients = reduce
     method.step(make_batch(1))
     assert seen == [{"guiding"}, {"discriminator"}, {"generator", "guiding"}]
+
+
+def test_translations_have_style_and_output_of_the_reference_and_reconstructions_of_the_source():
+    method = make(network={**SMALL["network"], "cluster_deviation": 3.0})
+    guided, styled, judged = [], [], []
+    method.networks["guiding"].register_forward_hook(lambda _, inputs, outputs: guided.append(outputs))
+    method.networks["generator"].modulation.register_forward_hook(lambda _, inputs, outputs: styled.append(inputs[0]))
+    method.networks["discriminator"].register_forward_hook(lambda _, inputs, outputs: judged.append(inputs))
+    batch = make_batch(0)
+    method.step(batch)
+    styles, logits = next(outputs for outputs in guided if len(outputs[0]) == 16)  # of sources, then references
+    of_source, of_reference = logits.argmax(1).chunk(2)
+    assert len(set(logits.argmax(1).tolist())) > 1 and not torch.equal(of_source, of_reference)
+    assert torch.equal(styled[0], styles.roll(8, 0))
+    (real, real_clusters), (_, fake_clusters), (images, clusters) = judged
+    assert torch.equal(real, batch.reference) and images.shape[0] == 16
+    assert torch.equal(real_clusters, of_reference) and torch.equal(fake_clusters, of_reference)
+    assert torch.equal(clusters, torch.cat([of_reference, of_source]))
 
 
 def test_cluster_head_learns_from_information_alone():
@@ -289,7 +319,8 @@ def test_translates_by_reference_and_by_cluster():
         method.averaged[name].load_state_dict(method.networks[name].state_dict())
     batch = make_batch(50)
     by_reference = method.reference_style(batch.reference)
-    assert by_reference.shape == (8, 8) and torch.equal(by_reference[:3], method.reference_style(batch.reference[:3], None))
+    assert by_reference.shape == (8, 8)
+    torch.testing.assert_close(by_reference[:3], method.reference_style(batch.reference[:3], None))
     output = method.translate(batch.source, by_reference)
     assert output.shape == batch.source.shape and output.abs().max() <= 1 and not output.requires_grad
     drawn = [method.latent_style(1, 4, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
@@ -307,6 +338,8 @@ def test_translates_by_reference_and_by_cluster():
         (48, {}, "power of two"),
         (32, {"network": {"bottleneck": 64}}, "bottleneck"),
         (32, {"loss": {"queue": 0}}, "queue"),
+        (32, {"network": {"base": 0}}, "network.base"),
+        (32, {"warmup": 65.0}, "warmup"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(size, changes, message):
