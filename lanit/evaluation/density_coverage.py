@@ -2,8 +2,8 @@
 
 Each real image has a ball that reaches to its k-th nearest other real image. Density is the mean number of balls around
 a generated image, divided by k; coverage is the share of balls with a generated image inside. Inside means strictly
-inside, so a generated image that is a copy of a real one has to be told from one just within the ball exactly: distances
-are first found by matrix products, and those that decide are computed again from differences.
+inside, so a generated image that is a copy of a real one has to be told from one just within the ball exactly:
+distances are first found by matrix products, and those that decide are computed again from differences.
 """
 
 from __future__ import annotations

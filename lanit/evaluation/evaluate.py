@@ -110,7 +110,7 @@ def run_scores(arguments: argparse.Namespace) -> None:
     if options.protocol not in (None, protocol):
         raise LanitError(f"{arguments.translations} was made under {protocol}, not {options.protocol}; translate again")
     if about["config"] != record["config"]:
-        raise LanitError(f"{arguments.translations} is of another training than {arguments.run_folder}; translate again")
+        raise LanitError(f"{arguments.translations} is not of the training in {arguments.run_folder}; translate again")
     if about["features"] != about_real["features"]:
         raise LanitError(
             f"the translations have {about['features']} features and the real images {about_real['features']}; "
@@ -133,7 +133,8 @@ def run_scores(arguments: argparse.Namespace) -> None:
         record["domains"],
         protocol.k,
     )
-    scores = {key: record[key] for key in ("dataset", "method", "seed", "images_seen", "train_seconds", "code", "config")} | {
+    copied = ("dataset", "method", "seed", "images_seen", "train_seconds", "code", "config")
+    scores = {key: record[key] for key in copied} | {
         "domains": len(record["domains"]),
         "protocol": protocol.describe(about["classes"]),
         "features": about["features"],
@@ -170,7 +171,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def read_test_truth(manifest: Path) -> tuple[list[str], NDArray[np.bool_], list[str]]:
-    """Return the names of the classes, the truth (n, C) of the test split and its images' keys, in the manifest's order."""
+    """Return the names of the C classes, the truth (n, C) of the test split and its keys, in the manifest's order."""
     from lanit.data.manifest import read_truth
 
     truth = read_truth(manifest, "test")

@@ -1,4 +1,4 @@
-"""Feature extractors: a judge for small images, or Inception through clean-fid. Never the CLIP a method trained against."""
+"""Feature extractors: a judge for small images, or Inception through clean-fid; never the CLIP a method trains with."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class JudgeExtractor:
 
 
 class InceptionExtractor:
-    """Pool features (2048) of Inception with clean-fid's resizer (PIL bicubic, float, to 299 pixels) and its wrapper."""
+    """Pool features (2048) of Inception by clean-fid's resizer (PIL bicubic, float, to 299 pixels) and wrapper."""
 
     classes = None
     exclusive = None
@@ -114,7 +114,7 @@ def _inception_weights(weights: Path | None) -> Path:
         return _download_inception(Path("/tmp") / INCEPTION_FILE, inception_url)  # clean-fid's place, so shared with it
     path = weights / INCEPTION_FILE if weights.is_dir() else weights
     if path.name != INCEPTION_FILE:
-        raise LanitError(f"features.weights is {weights}; clean-fid reads Inception from a file called {INCEPTION_FILE}")
+        raise LanitError(f"features.weights is {weights}; clean-fid reads a file called {INCEPTION_FILE}: rename it")
     if not path.is_file():
         raise LanitError(f"no Inception weights at {path}; put the file from {inception_url} there")
     return path
@@ -135,7 +135,8 @@ def _download_inception(path: Path, url: str) -> Path:
                 os.replace(Path(folder) / path.name, path)
         except (OSError, http.client.HTTPException) as error:
             raise LanitError(
-                f"cannot download Inception's weights ({error}); put {url} at {path}, or give its path as features.weights"
+                f"cannot download Inception's weights ({error}); put {url} at {path}, "
+                "or give its path as features.weights"
             ) from None
     return path
 
@@ -147,7 +148,8 @@ def _open_inception(path: Path, device: str) -> torch.nn.Module:
         network = InceptionV3W(str(path.parent), download=False, resize_inside=False)
     except (RuntimeError, AttributeError) as error:
         raise LanitError(
-            f"{path} is not clean-fid's TorchScript Inception ({str(error).splitlines()[0]}); remove it and download it again"
+            f"{path} is not clean-fid's TorchScript Inception ({str(error).splitlines()[0]}); "
+            "remove it and download it again"
         ) from None
     return network.to(device).eval()
 

@@ -1,7 +1,7 @@
 """Fréchet Inception Distance: "GANs Trained by a Two Time-Scale Update Rule" (Heusel et al., 2017).
 
-The arithmetic is clean-fid's (Parmar et al., 2022): mean, covariance with n - 1, and the squared Fréchet distance of the
-two Gaussians. Only the trace of the matrix square root is had in another way, with the same value: see `fid_score`.
+The arithmetic is clean-fid's (Parmar et al., 2022): mean, covariance with n - 1, and the squared Fréchet distance of
+the two Gaussians. Only the trace of the matrix square root is had in another way, with the same value: see `fid_score`.
 """
 
 from __future__ import annotations
@@ -53,6 +53,6 @@ def fid_score(real: Gaussian, fake: Gaussian) -> float:
 
 
 def _positive(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    # Rounding leaves noise where a singular matrix has zeros; its square roots would add up over thousands of dimensions.
+    # Rounding leaves noise where a singular matrix has zeros; its square roots would add up over many dimensions.
     noise = np.finfo(np.float64).eps * len(values) * np.abs(values).max()
     return np.where(values > noise, values, 0.0)

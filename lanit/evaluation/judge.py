@@ -1,7 +1,7 @@
-"""The judge: a small classifier that learns from truth on a split of its own, and plays Inception's part for small images.
+"""The judge: a small classifier that learns from truth on a split of its own, and plays Inception's part.
 
-Its penultimate layer gives the features of FID, KID, density and coverage; its logits tell how often a translation shows
-what it should. It learns from split `pretrain` alone, which no method trains on and no score is measured on.
+Its penultimate layer gives the features of FID, KID, density and coverage; its logits tell how often a translation
+shows what it should. It learns from split `pretrain` alone, which no method trains on and no score is measured on.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class JudgeOptions:
 
 
 class Judge(nn.Module):
-    """Three stages of convolution, each halving the image and doubling the width, a residual block in each, a linear head."""
+    """Three stages that halve the image and double the width, each with a residual block; their mean; a linear head."""
 
     def __init__(self, classes: list[str], exclusive: bool, size: int = 32, width: int = 16):
         super().__init__()
@@ -77,7 +77,12 @@ def read_small(store: ImageStore, size: int) -> Tensor:
 
 
 def train_judge(
-    images: Tensor, truth: NDArray[np.bool_], classes: list[str], exclusive: bool, options: JudgeOptions, device: str = "cpu"
+    images: Tensor,
+    truth: NDArray[np.bool_],
+    classes: list[str],
+    exclusive: bool,
+    options: JudgeOptions,
+    device: str = "cpu",
 ) -> tuple[Judge, dict[str, float]]:
     """Train a judge on images (n, 3, H, W) uint8 and their classes (n, K).
 
@@ -121,7 +126,9 @@ def _fit(judge: Judge, images: Tensor, truth: Tensor, rows: Tensor, options: Jud
     optimiser = torch.optim.AdamW(judge.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     steps = options.epochs * math.ceil(len(rows) / options.batch)
     # Up to the peak over the first quarter, and down to nothing, in straight lines.
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda t: min(4 * (t + 1), 4 * (steps - t) / 3, steps) / steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda t: min(4 * (t + 1), 4 * (steps - t) / 3, steps) / steps
+    )
     judge.train()
     for _ in range(options.epochs):
         for chosen in rows[torch.randperm(len(rows), generator=generator)].split(options.batch):

@@ -1,4 +1,4 @@
-"""Protocols: which sources are translated with which references. A protocol is part of every number measured under it."""
+"""Protocols: which sources are translated with which references. A protocol is part of every number under it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lanit.config import LanitError
 
 @dataclass(frozen=True)
 class Protocol:
-    """Reference-guided translation between all pairs of the evaluation classes, which are the dataset's, whatever N is."""
+    """Reference-guided translation between all pairs of evaluation classes: the dataset's own, whatever N is."""
 
     name: Literal["reference"] = "reference"
     pairs: int = 36  # sources and references for each ordered pair of classes (the authors': 9 rounds × 40)
@@ -23,7 +23,8 @@ class Protocol:
 
     def describe(self, classes: list[str]) -> dict[str, Any]:
         """What is stored beside each score."""
-        words = f"reference-guided, {len(classes)} classes, {self.pairs} pairs of images a class pair, k = {self.k}, seed {self.seed}"
+        words = f"reference-guided, {len(classes)} classes, {self.pairs} pairs of images a class pair"
+        words += f", k = {self.k}, seed {self.seed}"
         return asdict(self) | {"classes": list(classes), "description": words}
 
 
@@ -72,7 +73,7 @@ def draw_pairs(truth: NDArray[np.bool_], known: list[str], classes: list[str], p
             rng = _generator(protocol.seed, target, origin)
             drawn.append((_draw(sources, protocol.pairs, rng), _draw(references, protocol.pairs, rng), t, c))
         if len(drawn) == before:
-            raise LanitError(f"the test split has no image of another class without {target!r} to translate; leave it out")
+            raise LanitError(f"the test split has no image of another class without {target!r}; leave the class out")
     return Pairs(
         source=np.concatenate([sources for sources, _, _, _ in drawn]),
         reference=np.concatenate([references for _, references, _, _ in drawn]),

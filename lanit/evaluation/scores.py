@@ -67,7 +67,7 @@ def score(translations: Translations, real: Real, domains: list[str], k: int) ->
         LanitError: too few images of a class, features that are not finite, or classes that the judge does not know.
     """
     if translations.logits is not None and (real.logits is None or real.judged is None):
-        raise LanitError("the translations were judged and the real images were not; extract both with the same features")
+        raise LanitError("only the translations were judged, not the real images; extract both with the same features")
     per_class = {}
     for t, name in enumerate(translations.classes):
         rows = translations.target == t

@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--options", required=True, help="JSON, or the path of a JSON or YAML file")
     parser.add_argument("--output", required=True, type=Path, help="translations.safetensors to write")
     parser.add_argument("--pictures", required=True, type=Path, help="pictures.npz to write")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto is a GPU where there is one")
+    text = "auto is a GPU where there is one"
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help=text)
     parser.set_defaults(run=run)
 
 
@@ -82,12 +83,11 @@ def run(arguments: argparse.Namespace) -> None:
     names = record["domains"] if method.needs_labels else [f"cluster {i + 1}" for i in range(len(record["domains"]))]
     write_pictures(arguments.pictures, translator, *rows, options.classes, names, options.protocol.seed)
     write_tensors(arguments.output, arrays, metadata)
-    print(f"{len(pairs.source)} translations by {record['method']} with {len(record['domains'])} domains, {extractor.name} features")
+    made = f"{len(pairs.source)} translations by {record['method']} with {len(record['domains'])} domains"
+    print(f"{made}, {extractor.name} features")
 
 
-def style_labels(
-    folder: Path, keys: list[str], domains: list[str]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def style_labels(folder: Path, keys: list[str], domains: list[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Read the pseudo labels that references get their style by.
 
     An image above the threshold in no domain takes the style of its nearest one, so that every method is scored on the
@@ -108,8 +108,8 @@ def style_labels(
         raise LanitError(f"the labels in {folder} are not of the images in this manifest; run the label stage again")
     if list(labels.domains) != list(domains):
         raise LanitError(
-            f"the labels in {folder} are of the domains {', '.join(labels.domains)}, the run's are {', '.join(domains)}; "
-            "give the labels that it was trained with"
+            f"the labels in {folder} are of the domains {', '.join(labels.domains)}, "
+            f"the run's are {', '.join(domains)}; give the labels that it was trained with"
         )
     chosen = np.array(labels.labels, dtype=bool)
     without = ~chosen.any(axis=1)

@@ -1,4 +1,4 @@
-"""What the tests of the evaluation share: a drawn dataset, a judge of it, its real features, and runs of made-up methods."""
+"""What the tests of the evaluation share: a drawn dataset, a judge of it, real features, runs of made-up methods."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ def manifest(tmp_path_factory) -> Path:
     from lanit.data import shard
 
     folder = tmp_path_factory.mktemp("faces")
-    splits = {name: {"images": n, "seed": i} for i, (name, n) in enumerate([("train", 60), ("test", 120), ("pretrain", 300)])}
+    counts = {"train": 60, "test": 120, "pretrain": 300}
+    splits = {name: {"images": count, "seed": i} for i, (name, count) in enumerate(counts.items())}
     source = {"kind": "faces", "splits": splits, "probability": 0.4}
     options = parse(shard.ShardOptions, {"source": source, "size": 32, "shards": {name: 1 for name in splits}})
     shard.plan(options, folder / "plan.parquet")
     indices = [folder / f"{split}-0.parquet" for split in splits]
     for split, index in zip(splits, indices):
         shard.write(folder / "plan.parquet", options, split, 0, folder / "shards" / f"{split}-0.tar", index)
-    shard.index(
-        folder / "plan.parquet", indices, folder / "manifest.parquet", folder / "quarantine.csv", folder / "dataset.json"
-    )
-    return folder / "manifest.parquet"
+    manifest, quarantine = folder / "manifest.parquet", folder / "quarantine.csv"
+    shard.index(folder / "plan.parquet", indices, manifest, quarantine, folder / "dataset.json")
+    return manifest
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,8 @@ def judge(manifest) -> Path:
 def real(manifest, judge) -> Path:
     path = manifest.parent / "test.safetensors"
     features = json.dumps({"kind": "judge", "weights": str(judge)})
-    assert main(["evaluate", "features", "--features", features, "--manifest", str(manifest), "--output", str(path)]) == 0
+    command = ["evaluate", "features", "--features", features, "--manifest", str(manifest)]
+    assert main([*command, "--output", str(path)]) == 0
     return path
 
 
@@ -73,7 +74,8 @@ def translate(manifest, judge):
         given = {"classes": CLASSES, "features": {"kind": "judge", "weights": str(judge)}, "protocol": {"pairs": 12}}
         return main([
             "translate", "--run", str(run), "--manifest", str(manifest), "--options", json.dumps(given | options),
-            "--output", str(run / "translations.safetensors"), "--pictures", str(run / "pictures.npz"), *map(str, arguments),
+            "--output", str(run / "translations.safetensors"), "--pictures", str(run / "pictures.npz"),
+            *map(str, arguments),
         ])  # fmt: skip
 
     return call

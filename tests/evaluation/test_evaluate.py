@@ -48,8 +48,8 @@ def test_the_judge_learns_from_split_pretrain_alone(manifest, judge, tmp_path):
     (tmp_path / "shards").symlink_to(manifest.parent / "shards")
     options = json.dumps({"width": 4, "epochs": 1, "held_out": 0.2})
     for path, output in [(manifest, "a"), (tmp_path / "manifest.parquet", "b")]:
-        command = ["evaluate", "judge", "--options", options, "--manifest", str(path), "--output", str(tmp_path / output)]
-        assert main(command) == 0
+        command = ["evaluate", "judge", "--options", options, "--manifest", str(path)]
+        assert main([*command, "--output", str(tmp_path / output)]) == 0
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
@@ -59,8 +59,8 @@ def test_no_judge_without_split_pretrain(manifest, tmp_path, capsys):
     table = pandas.read_parquet(manifest)
     table[table["split"] != "pretrain"].to_parquet(tmp_path / "manifest.parquet")
     (tmp_path / "dataset.json").write_bytes((manifest.parent / "dataset.json").read_bytes())
-    command = ["evaluate", "judge", "--manifest", str(tmp_path / "manifest.parquet"), "--output", str(tmp_path / "judge")]
-    assert main(command) == 2
+    command = ["evaluate", "judge", "--manifest", str(tmp_path / "manifest.parquet")]
+    assert main([*command, "--output", str(tmp_path / "judge")]) == 2
     assert "has no split 'pretrain'" in capsys.readouterr().err
 
 
@@ -126,11 +126,14 @@ def toy(**changes):
     truth = np.zeros((16, 3), bool)
     truth[:8, 0], truth[8:, 1], truth[::2, 2] = True, True, True
     values = {
-        "features": rng.normal(size=(6, 4)), "source": np.array([8, 9, 10, 0, 1, 2]), "reference": np.array([0, 1, 2, 8, 9, 10]),
-        "target": np.array([0, 0, 0, 1, 1, 1]), "classes": ["a", "b"],
+        "features": rng.normal(size=(6, 4)),
+        "source": np.array([8, 9, 10, 0, 1, 2]),
+        "reference": np.array([0, 1, 2, 8, 9, 10]),
+        "target": np.array([0, 0, 0, 1, 1, 1]),
+        "classes": ["a", "b"],
         "logits": np.array([[1, -1, 1], [1, 1, -1], [-1, 1, -1], [1, 1, 1], [-1, 1, 1], [-1, 1, 1]]),
         "unlabelled": np.array([True, False, False, False, False, False]),
-    }  # fmt: skip
+    }
     real = Real(rng.normal(size=(16, 4)), truth, ["a", "b", "c"], np.where(truth, 1, -1), ["a", "b", "c"], False)
     return Translations(**values | changes), real
 
@@ -144,7 +147,8 @@ def test_rates_count_what_the_judge_sees():
     assert a["kept_rate"] == pytest.approx(2 / 3) and b["kept_rate"] == pytest.approx(2 / 3)
     assert (a["candidate"], b["candidate"]) == (False, True)
     assert (mean["hit_rate"], mean["hit_rate_candidates"]) == (pytest.approx(5 / 6), 1.0)
-    assert (a["references_without_label"], mean["references_without_label"]) == (pytest.approx(1 / 3), pytest.approx(1 / 6))
+    assert a["references_without_label"] == pytest.approx(1 / 3)
+    assert mean["references_without_label"] == pytest.approx(1 / 6)
 
 
 def test_exclusive_classes_are_decided_by_the_largest_logit():
@@ -167,7 +171,7 @@ def test_without_a_judge_what_only_it_can_tell_is_null():
 
 
 def test_a_class_with_too_few_real_images_is_an_error():
-    with pytest.raises(LanitError, match="class 'a' cannot be scored: there are 8 real images where the metric needs 10"):
+    with pytest.raises(LanitError, match="'a' cannot be scored: there are 8 real images where the metric needs 10"):
         score(*toy(), domains=[], k=9)
 
 
@@ -178,7 +182,7 @@ def test_scores_of_different_origins_are_not_mixed(make_run, translate, evaluate
     assert "was made under" in capsys.readouterr().err
     make_run(Perfect(), config="of another run")
     assert evaluate(run) == 2
-    assert "is of another training" in capsys.readouterr().err
+    assert "is not of the training" in capsys.readouterr().err
     make_run(Perfect())
 
     from lanit.evaluation.tensors import write_tensors
@@ -200,14 +204,15 @@ def test_scores_go_to_the_tracking_store_where_it_is_asked(make_run, translate, 
     monkeypatch.setitem(sys.modules, "lanit.tracking", store)
     assert main([
         "evaluate", "scores", "--translations", str(run / "translations.safetensors"), "--real", str(real),
-        "--manifest", str(manifest), "--run", str(run), "--output", str(run / "scores.json"), "--track", str(tmp_path / "s"),
+        "--manifest", str(manifest), "--run", str(run), "--output", str(run / "scores.json"),
+        "--track", str(tmp_path / "s"),
     ]) == 0  # fmt: skip
     assert logged == [(tmp_path / "s", run, json.loads((run / "scores.json").read_text()), [])]
 
 
 def test_scoring_loads_no_torch():
     code = (
-        "import sys, lanit.evaluation.evaluate, lanit.evaluation.scores, lanit.evaluation.tensors, lanit.evaluation.translate;"
-        "import lanit.data.manifest; sys.exit('torch' in sys.modules)"
+        "import sys, lanit.evaluation.evaluate, lanit.evaluation.scores, lanit.evaluation.tensors;"
+        "import lanit.evaluation.translate, lanit.data.manifest; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

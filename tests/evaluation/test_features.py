@@ -64,7 +64,7 @@ def test_inception_may_be_given_by_its_folder(inception, images):
 
 
 def test_missing_inception_weights_say_which_file_goes_where(tmp_path, monkeypatch):
-    with pytest.raises(LanitError, match=r"no Inception weights at .*inception-2015-12-05.pt; put the file from https://"):
+    with pytest.raises(LanitError, match="no Inception weights at .*inception-2015-12-05.pt; put the file from https"):
         load_extractor(FeatureOptions("inception", tmp_path))
     with pytest.raises(LanitError, match="a file called inception-2015-12-05.pt"):
         load_extractor(FeatureOptions("inception", tmp_path / "weights.pt"))

@@ -11,9 +11,9 @@ from lanit.evaluation.fid import Gaussian, fid, fid_score, fid_statistics
 from lanit.evaluation.kid import kid, kid_score, kid_statistics
 
 
-def draw(n, width, seed, shift=0.0, scale=1.0):
+def draw(n, width, seed, shift=0.0):
     rng = np.random.default_rng(seed)
-    return (rng.normal(size=(n, width)) @ rng.normal(size=(width, width)) * scale / width**0.5 + shift).astype("float32")
+    return (rng.normal(size=(n, width)) @ rng.normal(size=(width, width)) / width**0.5 + shift).astype("float32")
 
 
 @pytest.mark.parametrize("n, width", [(400, 24), (3000, 64)])

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from lanit.evaluation.features import FeatureOptions, load_extractor
 from lanit.evaluation.protocols import Pairs
 from lanit.evaluation.tensors import read_tensors, write_tensors
 from lanit.evaluation.translate import Translator, style_labels, translate_pairs
+from lanit.language.labels import Labels, adaptive, write_labels
 
 
 def read(run):
@@ -24,16 +24,15 @@ def read(run):
 
 
 @pytest.fixture
-def labels(monkeypatch, manifest):
+def labels(tmp_path, manifest):
     """Pseudo labels of two domains, none of them for the first 20 test images, whose nearest domain is the second."""
     keys = list(read_manifest(manifest, "test")["key"])
     rng = np.random.default_rng(0)
-    similarities = rng.random((len(keys), 2)).astype("float32")
-    active = rng.random((len(keys), 2)) < 0.5
-    active[~active.any(axis=1), 0] = True
-    active[:20], similarities[:20] = False, [0.1, 0.2]
-    value = SimpleNamespace(keys=keys, domains=["hat", "beard"], similarities=similarities, labels=active)
-    monkeypatch.setitem(sys.modules, "lanit.language.labels", SimpleNamespace(read_labels=lambda folder, split: value))
+    similarities, base = rng.random((len(keys), 2)).astype("float32"), np.full(len(keys), 0.3, "float32")
+    similarities[:, 0] += (similarities < 0.3).all(axis=1)
+    base[:20], similarities[:20] = 0.5, [0.1, 0.2]
+    value = Labels(tuple(keys), ("hat", "beard"), similarities, base, adaptive(similarities, base))
+    write_labels(value, tmp_path / "labels", "test")
     return value
 
 
@@ -70,13 +69,14 @@ def test_translations_are_of_the_protocols_pairs(make_run, translate, manifest, 
 
 
 def test_every_method_gets_the_same_pairs_and_picture_sources(make_run, translate, labels, tmp_path):
-    seen = []
-    for method, arguments, domains in [(Identity(), [], ["a", "b", "c"]), (Labelled(), ["--labels", tmp_path], ["hat", "beard"])]:
+    seen, with_labels = [], ["--labels", tmp_path / "labels"]
+    for method, arguments, domains in [(Identity(), [], "abc"), (Labelled(), with_labels, ["hat", "beard"])]:
         run = make_run(method, domains)
         assert translate(run, *arguments) == 0
         arrays, _ = read(run)
         pictures = np.load(run / "pictures.npz")
-        seen.append([arrays[name] for name in ("source", "reference", "target")] + [pictures["sources"], pictures["references"]])
+        seen.append([arrays[name] for name in ("source", "reference", "target")])
+        seen[-1] += [pictures["sources"], pictures["references"]]
     for first, second in zip(*seen):
         np.testing.assert_array_equal(first, second)
 
@@ -98,8 +98,9 @@ def test_pictures_show_sources_by_references_and_by_domains(make_run, translate)
     assert list(pictures["reference_classes"]) == CLASSES and list(pictures["domains"]) == ["cluster 1", "cluster 2"]
     for row in pictures["reference_grid"]:
         np.testing.assert_array_equal(row, pictures["references"])
-    assert (pictures["latent_grid"][:, 1].mean() > pictures["latent_grid"][:, 0].mean() + 50)  # each domain by its own code
-    np.testing.assert_array_equal(pictures["latent_grid"][0], pictures["latent_grid"][3])  # the same codes for all sources
+    by_domain = pictures["latent_grid"].mean(axis=(0, 2, 3, 4))
+    assert by_domain[1] > by_domain[0] + 50  # each domain by a code of its own
+    np.testing.assert_array_equal(pictures["latent_grid"][0], pictures["latent_grid"][3])  # which all sources share
 
 
 def test_styles_are_computed_once_for_each_reference(manifest, judge):
@@ -108,18 +109,18 @@ def test_styles_are_computed_once_for_each_reference(manifest, judge):
     pairs = Pairs(*(np.array(rows) for rows in ([0, 1, 2, 3, 4], [9, 8, 9, 9, 8], [0] * 5, [1] * 5)))
     translator = Translator(method, ImageStore(manifest, "test"), table, batch=2)
     translate_pairs(translator, pairs, load_extractor(FeatureOptions("judge", judge)))
-    (references, labels), = method.asked
+    ((references, labels),) = method.asked
     torch.testing.assert_close(references, ImageStore(manifest, "test").read([8, 9]).float() / 127.5 - 1)
     assert labels.tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
 def test_each_reference_gives_style_by_its_own_labels_or_its_nearest_domain(make_run, translate, labels, tmp_path):
-    chosen, without = style_labels(tmp_path, labels.keys, ["hat", "beard"])
+    chosen, without = style_labels(tmp_path / "labels", list(labels.keys), ["hat", "beard"])
     assert without.tolist() == [True] * 20 + [False] * 100
     assert (chosen[:20] == [False, True]).all() and (chosen[20:] == labels.labels[20:]).all()
     assert not labels.labels[:20].any()  # the labels themselves stay as they are
     run = make_run(Labelled())
-    assert translate(run, "--labels", tmp_path) == 0
+    assert translate(run, "--labels", tmp_path / "labels") == 0
     arrays, _ = read(run)
     np.testing.assert_array_equal(arrays["unlabelled"], arrays["reference"] < 20)
     assert 0 < arrays["unlabelled"].sum() < 72
@@ -128,9 +129,9 @@ def test_each_reference_gives_style_by_its_own_labels_or_its_nearest_domain(make
 
 def test_labels_of_other_images_or_domains_are_an_error(make_run, translate, labels, tmp_path, capsys):
     with pytest.raises(LanitError, match="not of the images in this manifest"):
-        style_labels(tmp_path, labels.keys[::-1], ["hat", "beard"])
+        style_labels(tmp_path / "labels", list(labels.keys)[::-1], ["hat", "beard"])
     with pytest.raises(LanitError, match="are of the domains hat, beard, the run's are beard, hat"):
-        style_labels(tmp_path, labels.keys, ["beard", "hat"])
+        style_labels(tmp_path / "labels", list(labels.keys), ["beard", "hat"])
     assert translate(make_run(Labelled())) == 2
     assert "give their folder with --labels" in capsys.readouterr().err
 
@@ -159,7 +160,8 @@ def test_features_are_those_of_the_saved_images(make_run, translate, judge, tmp_
     files = sorted((tmp_path / "images").glob("*/*.png"), key=lambda path: path.name)
     assert len(files) == 72 and [path.parent.name for path in files] == [CLASSES[t] for t in arrays["target"]]
     pixels = torch.stack([torch.from_numpy(np.asarray(Image.open(path)).copy()) for path in files]).permute(0, 3, 1, 2)
-    np.testing.assert_allclose(arrays["features"], load_extractor(FeatureOptions("judge", judge)).features(pixels), atol=1e-5)
+    expected = load_extractor(FeatureOptions("judge", judge)).features(pixels)
+    np.testing.assert_allclose(arrays["features"], expected, atol=1e-5)
 
 
 def test_what_does_not_fit_is_an_error(make_run, translate, capsys, tmp_path):
