@@ -216,17 +216,20 @@ def test_translations_have_style_and_output_of_the_reference_and_reconstructions
     guided, styled, judged = [], [], []
     method.networks["guiding"].register_forward_hook(lambda _, inputs, outputs: guided.append(outputs))
     method.networks["generator"].modulation.register_forward_hook(lambda _, inputs, outputs: styled.append(inputs[0]))
-    method.networks["discriminator"].register_forward_hook(lambda _, inputs, outputs: judged.append(inputs))
+    method.networks["discriminator"].register_forward_hook(lambda _, *call: judged.append(call))
     batch = make_batch(0)
-    method.step(batch)
+    losses = method.step(batch)
     styles, logits = next(outputs for outputs in guided if len(outputs[0]) == 16)  # of sources, then references
     of_source, of_reference = logits.argmax(1).chunk(2)
     assert len(set(logits.argmax(1).tolist())) > 1 and not torch.equal(of_source, of_reference)
     assert torch.equal(styled[0], styles.roll(8, 0))
-    (real, real_clusters), (_, fake_clusters), (images, clusters) = judged
+    (real, real_clusters), (_, fake_clusters), (images, clusters) = (inputs for inputs, _ in judged)
     assert torch.equal(real, batch.reference) and images.shape[0] == 16
     assert torch.equal(real_clusters, of_reference) and torch.equal(fake_clusters, of_reference)
     assert torch.equal(clusters, torch.cat([of_reference, of_source]))
+    real_logits, fake_logits, logits = (outputs for _, outputs in judged)
+    torch.testing.assert_close(losses["d_adversarial"], hinge_loss(real_logits, fake_logits))
+    torch.testing.assert_close(losses["g_adversarial"], -logits[:8].mean() - logits[8:].mean())
 
 
 def test_cluster_head_learns_from_information_alone():
@@ -238,13 +241,26 @@ def test_cluster_head_learns_from_information_alone():
 
 
 def test_guiding_losses_weigh_a_tenth_after_the_warmup():
-    gradients = []
+    gradients = {}
     for progress in (0.0, 0.9):
-        method = make()
-        method.reduce_gradients = lambda parameters: gradients.append([p.grad.clone() for p in parameters])
+        method, updates = make(network={**SMALL["network"], "cluster_deviation": 3.0}), []
+        method.networks["queue"].push(torch.ones(24, 8))
+        method.reduce_gradients = lambda parameters: updates.append([p.grad.clone() for p in parameters])
         method.step(make_batch(0, progress))
-    for warm, later in zip(gradients[0], gradients[1]):
-        torch.testing.assert_close(later, 0.1 * warm)
+        gradients[progress] = torch.cat([gradient.flatten() for gradient in updates[0]])
+    assert gradients[0.0].norm() > 0.1
+    torch.testing.assert_close(gradients[0.9], 0.1 * gradients[0.0], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5])
+def test_each_steps_keys_become_negatives_of_the_next(progress):
+    method = make()
+    keys = []
+    method.networks["key_encoder"].register_forward_hook(lambda _, inputs, outputs: keys.append(outputs[0]))
+    for seed in range(2):
+        method.step(make_batch(seed, progress))
+    negatives, valid = method.networks["queue"].negatives()
+    assert torch.equal(negatives[valid], torch.cat([keys[0], keys[2]]))  # of the views; the references' lie between
 
 
 def test_key_encoder_is_the_moving_average_of_the_guiding_network():
