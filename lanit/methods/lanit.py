@@ -227,9 +227,11 @@ class Lanit:
     def _update(self, total: Tensor, *names: str) -> None:
         """Descend on `total` with respect to the named networks alone; no other network receives a gradient."""
         parameters = [parameter for name in names for parameter in self.networks[name].parameters()]
-        gradients = torch.autograd.grad(total, parameters)
-        for parameter, gradient in zip(parameters, gradients):
-            parameter.grad = gradient
+        for parameter in parameters:
+            parameter.grad = None
+        # Not torch.autograd.grad: its gradients can be laid out unlike their parameters (R1's are), and fused Adam pairs
+        # the two by their place in memory.
+        total.backward(inputs=parameters)
         self.reduce_gradients(parameters)
         for name in names:
             self._optimisers[name].step()

@@ -92,6 +92,26 @@ def test_each_update_reaches_exactly_its_own_networks():
         assert moved(method, before) == expected
 
 
+def test_an_update_is_adams_on_the_losses_own_gradient():
+    method, b = lanit(r1=3.0, adversarial="pair"), batch()
+    twin = copy.deepcopy(method.networks["discriminator"]).double()
+    d = b.reference_labels.double()
+    real, fake = b.reference.double().requires_grad_(), b.source.double()
+    logits = twin(real)
+    (slope,) = torch.autograd.grad((logits * d / d.sum(1, keepdim=True)).sum(), real, create_graph=True)
+    total = (d / d.sum() * (F.softplus(-logits) + F.softplus(twin(fake)))).sum() + 1.5 * slope.square().sum() / 4
+    expected = {}
+    gradients = torch.autograd.grad(total, list(twin.parameters()))
+    for (name, p), g in zip(twin.named_parameters(), gradients):
+        g = g + 1e-4 * p  # weight decay
+        step = 1e-4 * g / (g.abs() + 1e-8)  # Adam's first, β1 = 0: both moments are unbiased
+        expected[name] = (p - step).detach()
+    method._update_discriminator(b.reference, b.reference_labels, b.source, {})
+    for name, p in method.networks["discriminator"].named_parameters():
+        moved_far = (p.double() - expected[name]).abs() > 1e-5
+        assert moved_far.float().mean() < 0.01, name  # the sign of a vanishing gradient is rounding's
+
+
 def test_language_loss_reaches_generator_and_mapping_through_the_frozen_tower():
     reached = {}
     for dl in (0.0, 5.0):
