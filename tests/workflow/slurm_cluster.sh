@@ -8,7 +8,7 @@ set -euo pipefail
 folder=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
 host=$(hostname -s)
-cpus=$((($(nproc) + 1) / 2)) # of each node: together no more than there are
+cpus=$(nproc) # of each node, so that the largest job fits on one
 
 mkdir -p "$folder"/{state,spool-n1,spool-n2,munge}
 chmod 755 "$folder" "$folder/munge"
