@@ -107,6 +107,22 @@ def test_the_papers_domains_are_lists_of_their_length():
         assert len(dataset["templates"]) == 9
 
 
+def test_no_setting_of_the_demo_reaches_the_papers_sweep():
+    """It is laid over the demo's: every setting that the demo changes is changed back to the paper's, the default."""
+    from lanit.config import parse
+    from lanit.methods.lanit import LanitOptions
+    from lanit.methods.tunit import TunitOptions
+    from lanit.training.train import AugmentOptions
+
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    update_config(config, yaml.safe_load((CONFIGS / "paper.yaml").read_text()))
+    for method, options in (("lanit", LanitOptions), ("tunit", TunitOptions)):
+        training = config["train"][method]
+        assert parse(options, training["settings"], method) == options()
+        assert parse(AugmentOptions, training["augment"], method) == AugmentOptions()
+        assert set(training) == {"batch", "augment", "settings"}
+
+
 def test_conda_and_pip_install_the_same_versions():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pip = [line for line in lines if line and not line.startswith("#")]

@@ -32,6 +32,7 @@ rule train:
     shell:
         "processes=$(( {resources.gpu} > 0 ? {resources.gpu} : {resources.processes} )); "
         "export OMP_NUM_THREADS=$(( {threads} > processes ? {threads} / processes : 1 )); "
+        "python \"$PYTHONPATH/workflow/scripts/lease_gpus.py\" {resources.gpu} "
         "python -m torch.distributed.run --standalone --nproc-per-node=$processes "
         "-m lanit train --options {params.options:q} --manifest {input.manifest:q} {params.labels:q} "
         "--output {params.folder:q} --track {input.store:q} 2>&1 "

@@ -1,0 +1,94 @@
+"""The workflow's scripts: GPUs leased to one job each, photos unpacked and nothing else."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
+SHOW = [sys.executable, "-c", "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES')); input()"]
+
+
+def start(folder: Path, count: int, **environment: str) -> subprocess.Popen:
+    """A job with `count` leased GPUs that tells which, and ends when its input does."""
+    inherited = {key: value for key, value in os.environ.items() if key not in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID")}
+    return subprocess.Popen(
+        [sys.executable, SCRIPTS / "lease_gpus.py", str(count), *SHOW], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=inherited | {"TMPDIR": str(folder)} | environment,
+    )  # fmt: skip
+
+
+def test_two_jobs_at_once_get_different_gpus_and_a_third_waits(tmp_path):
+    jobs = [start(tmp_path, 2, CUDA_VISIBLE_DEVICES="3,4,5,6") for _ in range(2)]
+    seen = [set(job.stdout.readline().strip().split(",")) for job in jobs]
+    assert seen[0] | seen[1] == {"3", "4", "5", "6"} and not seen[0] & seen[1]
+    third = start(tmp_path, 1, CUDA_VISIBLE_DEVICES="3,4,5,6")
+    with pytest.raises(subprocess.TimeoutExpired):
+        third.wait(timeout=1)
+    jobs[1].kill()  # however a job ends, its GPUs are free again
+    assert third.stdout.readline().strip() in seen[1]
+    for job in (*jobs, third):
+        job.communicate("\n")
+
+
+def test_slurm_and_jobs_without_gpus_keep_what_they_have(tmp_path):
+    assert start(tmp_path, 1, SLURM_JOB_ID="7", CUDA_VISIBLE_DEVICES="0").communicate("\n")[0].strip() == "0"
+    assert start(tmp_path, 0).communicate("\n")[0].strip() == "None"
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_gpus_than_there_are_is_an_error(tmp_path):
+    job = start(tmp_path, 2, CUDA_VISIBLE_DEVICES="0")
+    assert "2 GPUs are asked for, and this machine shows 1" in job.communicate("")[1] and job.returncode == 1
+
+
+def unpack(source: Path, target: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, SCRIPTS / "unpack_photos.py", source, target]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder such as `make photos` takes, with one photo a split."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for split in ("train", "test", "pretrain"):
+        pack(folder / f"{split}.tar.gz", f"{split}/cat/1.jpg")
+    for name in ("clip-photos.json", "clip-photos.safetensors"):
+        (folder / name).write_text(name)
+    return folder
+
+
+def pack(archive: Path, name: str) -> None:
+    with tarfile.open(archive, "w:gz") as tar:
+        member = tarfile.TarInfo(name)
+        member.size = 5
+        tar.addfile(member, io.BytesIO(b"photo"))
+
+
+def test_photos_are_unpacked_once(photos, tmp_path):
+    assert unpack(photos, tmp_path / "data").returncode == 0
+    assert (tmp_path / "data" / "test" / "cat" / "1.jpg").read_bytes() == b"photo"
+    (tmp_path / "data" / "train" / "cat" / "1.jpg").write_text("mine")
+    assert unpack(photos, tmp_path / "data").returncode == 0
+    assert (tmp_path / "data" / "train" / "cat" / "1.jpg").read_text() == "mine"
+
+
+def test_no_archive_writes_outside_its_folder(photos, tmp_path):
+    pack(photos / "test.tar.gz", "../../escaped.jpg")
+    result = unpack(photos, tmp_path / "data")
+    assert result.returncode == 1 and "test.tar.gz cannot be unpacked" in result.stderr
+    assert not list(tmp_path.rglob("escaped.jpg")) and not (tmp_path / "data" / "test").exists()
+
+
+def test_a_missing_archive_is_named(photos, tmp_path):
+    (photos / "pretrain.tar.gz").unlink()
+    assert "no pretrain.tar.gz in" in unpack(photos, tmp_path / "data").stderr
+    assert not (tmp_path / "data").exists()
