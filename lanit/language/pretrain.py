@@ -82,7 +82,6 @@ def train_towers(options: PretrainOptions, images: Tensor, truth: np.ndarray, na
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         towers = open_clip.create_model(name).train()
-        towers.token_embedding.weight.data.mul_(float(os.environ.get("TE","1")))
     towers.visual.to(memory_format=torch.channels_last)  # a third less time on the CPU
     tokens = Tokens(open_clip.get_tokenizer(name), options, names)
     with tokens.compact(towers):
