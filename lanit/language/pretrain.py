@@ -1,13 +1,15 @@
 """Trains a small CLIP from captions: what the demo has in place of public weights.
 
-Radford et al. 2021: InfoNCE over the pairs of a batch, in both directions, with a learned temperature. At its optimum the
-scaled cosine of an image and a caption is their pointwise mutual information, up to a constant, so that *how captions are
-drawn* decides what the base prompt means. A caption's writer looks for some random attributes and names those that are there,
-possibly none. The caption without a name is then about as probable beside every image and lies near zero; one with a name lies
-above it beside images that show the attribute, and far below beside the others. That is what the adaptive threshold needs.
+Radford et al. 2021: InfoNCE over the pairs of a batch, in both directions, with a learned temperature. At its optimum
+the scaled cosine of an image and a caption is their pointwise mutual information, up to a constant, so that *how
+captions are drawn* decides what the base prompt means. A caption's writer looks for some random attributes and names
+those that are there, possibly none. The caption without a name is then about as probable beside every image and lies
+near zero; one with a name lies above it beside images that show the attribute, and far below beside the others. That
+is what the adaptive threshold needs.
 
-Captions that occur several times in a batch stay negatives of one another's images. That does not move the optimum, since
-the copies share one logit; leaving them out would, and would lift the frequent base prompt above the rarer names.
+Captions that occur several times in a batch stay negatives of one another's images. That does not move the optimum,
+since the copies share one logit; leaving them out would, and would lift the frequent base prompt above the rarer
+names.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class PretrainOptions:
     batch: int = 64
     named: int = 4  # a caption names 0 to this many attributes
     captions: int = 3  # per image and step: the text tower costs a fraction of the image tower
-    # Peaks. Convolutions bear, and small attributes need, a rate at which the text transformer would learn hardly anything.
+    # Peaks. Convolutions bear, and small attributes need, a rate at which the text transformer learns hardly anything.
     image_learning_rate: float = 3e-3
     text_learning_rate: float = 1e-3
     weight_decay: float = 0.05  # AdamW's, on matrices and kernels
@@ -68,7 +70,7 @@ def pretrain(options: PretrainOptions, manifest: Path, output: Path) -> None:
     truth = read_truth(manifest, SPLIT)
     names = [column for column in truth.columns if column != "key"]
     if not len(truth) or not names:
-        raise LanitError(f"the dataset of {manifest} has no truth in split {SPLIT!r}, from which captions could be made")
+        raise LanitError(f"{manifest} has no truth in split {SPLIT!r}, from which captions could be made")
     images = ImageStore(manifest, SPLIT).read(np.arange(len(truth)))
     print(f"{len(truth)} images, {len(names)} attributes, {options.steps} steps of {options.batch}", flush=True)
     towers = train_towers(options, images, truth[names].to_numpy(bool), names)
@@ -100,9 +102,9 @@ def train_towers(options: PretrainOptions, images: Tensor, truth: np.ndarray, na
 def draw_names(rng: np.random.Generator, shown: np.ndarray, most: int) -> np.ndarray:
     """Return the attributes that a caption names, at most `most`.
 
-    Its writer looks for a random number of random attributes, each number from 1 to K equally likely, and names those that
-    the image shows. Naming a random part of what is shown would do as well while images show few attributes; beside an image
-    that shows many, each single name would become too rare to lie above the base prompt.
+    Its writer looks for a random number of random attributes, each number from 1 to K equally likely, and names those
+    that the image shows. Naming a random part of what is shown would do as well while images show few attributes;
+    beside an image that shows many, each single name would become too rare to lie above the base prompt.
 
     Args:
         shown: bool (K,), what the image shows.
@@ -153,9 +155,9 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 class Tokens:
     """Captions as token ids, in a vocabulary of only the words that occur.
 
-    Almost all of the 49,408 tokens never occur in the captions; an optimiser that steps over all of their vectors would take
-    longer than the towers. The short ids keep the order of the long ones, because open_clip finds the end of a text as its
-    largest id.
+    Almost all of the 49,408 tokens never occur in the captions; an optimiser that steps over all of their vectors
+    would take longer than the towers. The short ids keep the order of the long ones, because open_clip finds the end
+    of a text as its largest id.
     """
 
     def __init__(self, tokenizer: open_clip.SimpleTokenizer, options: PretrainOptions, names: Sequence[str]) -> None:
@@ -187,7 +189,7 @@ class Tokens:
         return rows
 
     def compact(self, towers: nn.Module) -> _CompactEmbedding:
-        """Return a context in which `towers` read short ids; afterwards the trained vectors are back in their places."""
+        """Return a context in which `towers` read short ids; after it the trained vectors are back in their places."""
         return _CompactEmbedding(towers, self.ids)
 
 
@@ -196,7 +198,8 @@ class _CompactEmbedding:
         self.towers, self.ids, self.full = towers, ids, towers.token_embedding
 
     def __enter__(self) -> None:
-        self.towers.token_embedding = nn.Embedding.from_pretrained(self.full.weight.detach()[self.ids].clone(), freeze=False)
+        vectors = self.full.weight.detach()[self.ids].clone()
+        self.towers.token_embedding = nn.Embedding.from_pretrained(vectors, freeze=False)
 
     def __exit__(self, *_: object) -> None:
         trained = self.towers.token_embedding.weight
@@ -210,14 +213,16 @@ def _fit_texts(
 ) -> None:
     """Let the text tower tell captions apart before it meets an image: two wordings of the same names are a pair.
 
-    From a fresh start all captions look alike, and an attribute is learned only once its word and its looks have found each
-    other; the small ones never do in the time there is. With words that stand apart, the image tower finds them all.
+    From a fresh start all captions look alike, and an attribute is learned only once its word and its looks have found
+    each other; the small ones never do in the time there is. With words that stand apart, the image tower finds them
+    all.
     """
     rng = np.random.default_rng([options.seed, 1])
     parameters = [parameter for name, parameter in towers.named_parameters() if not name.startswith("visual.")]
     optimizer = torch.optim.AdamW(parameters, lr=options.text_learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     for step in range(1, options.text_steps + 1):
-        drawn = [draw_names(rng, truth[row], options.named) for row in rng.integers(len(truth), size=options.text_batch)]
+        rows = rng.integers(len(truth), size=options.text_batch)
+        drawn = [draw_names(rng, truth[row], options.named) for row in rows]
         wordings = [
             fill(options.templates[rng.integers(len(options.templates))], [names[k] for k in rng.permutation(shown)])
             for shown in drawn + drawn
@@ -242,7 +247,8 @@ def _fit(
     start, order = time.monotonic(), np.empty(0, dtype=np.int64)
     for step in range(1, options.steps + 1):
         if len(order) < options.batch:  # every image once before any comes again
-            order = np.concatenate([order, *(rng.permutation(len(images)) for _ in range(-(-options.batch // len(images))))])
+            rounds = math.ceil(options.batch / len(images))
+            order = np.concatenate([order, *(rng.permutation(len(images)) for _ in range(rounds))])
         chosen, order = order[: options.batch], order[options.batch :]
         captions = [
             fill(options.templates[rng.integers(len(options.templates))], [names[k] for k in named])
@@ -288,7 +294,7 @@ def _rate(step: int, steps: int) -> float:
 
 def _check(options: PretrainOptions) -> None:
     if options.split != SPLIT:
-        raise LanitError(f"a CLIP learns from split {SPLIT!r} alone, not from {options.split!r}, whose images are scored")
+        raise LanitError(f"a CLIP learns from split {SPLIT!r} alone, not from {options.split!r}, which may be scored")
     check_templates(options.templates)
     for key in ("steps", "batch", "named", "captions", "text_batch"):
         if getattr(options, key) < 1:
@@ -300,6 +306,7 @@ def _save(towers: nn.Module, output: Path) -> None:
 
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")
-    save_file({key: value.contiguous(memory_format=torch.contiguous_format) for key, value in towers.state_dict().items()}, unfinished)
+    state = towers.state_dict().items()
+    save_file({key: value.contiguous(memory_format=torch.contiguous_format) for key, value in state}, unfinished)
     os.replace(unfinished, output)
     print(f"wrote {output}", flush=True)

@@ -89,7 +89,7 @@ def test_it_learns_to_label_by_the_adaptive_threshold(tiny, tmp_path):
     images = rng.integers(90, 130, (240, 3, 32, 32), dtype=np.uint8)
     for row, shown in enumerate(truth):
         for k in np.flatnonzero(shown):
-            images[row, k, 16 * (k // 2) : 16 * (k // 2) + 16, :] = 255  # a half of the height, one channel an attribute
+            images[row, k, 16 * (k // 2) : 16 * (k // 2) + 16, :] = 255  # half the height, one channel each
     names = ["red top", "green top", "blue bottom"]
     options = PretrainOptions(tiny.model, ["a {}.", "some {}"], text_steps=30, steps=60, batch=40, named=3)
     towers = train_towers(options, torch.from_numpy(images[:160]), truth[:160], names)
@@ -105,7 +105,8 @@ def test_it_learns_to_label_by_the_adaptive_threshold(tiny, tmp_path):
 
 
 def test_the_command_writes_the_same_weights_twice_and_they_load(tiny, faces, tmp_path, capsys):
-    options = json.dumps({"model": tiny.model, "templates": ["{}."], "steps": 2, "text_steps": 2, "batch": 8, "named": 2, "seed": 5})
+    steps = {"steps": 2, "text_steps": 2, "batch": 8, "named": 2, "seed": 5}
+    options = json.dumps({"model": tiny.model, "templates": ["{}."]} | steps)
     written = []
     for name in ("a.safetensors", "b.safetensors"):
         output = tmp_path / name
@@ -136,7 +137,8 @@ def test_the_demo_s_configuration_reads_its_longest_captions():
     ],
 )
 def test_mistakes_end_with_one_sentence(tiny, faces, tmp_path, changes, message):
-    options = PretrainOptions(**({"model": tiny.model, "templates": ["a {}."], "steps": 3, "batch": 8, "named": 2} | changes))
+    usual = {"model": tiny.model, "templates": ["a {}."], "steps": 3, "batch": 8, "named": 2}
+    options = PretrainOptions(**(usual | changes))
     with pytest.raises(LanitError, match=message):
         pretrain(options, faces, tmp_path / "clip.safetensors")
     assert not list(tmp_path.iterdir())
