@@ -107,6 +107,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (list, tuple):
         if not isinstance(value, (list, tuple)):
             raise LanitError(f"{where} must be a list, not {value!r}")
+        if origin is tuple and arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise LanitError(f"{where} must hold {len(arguments)} values, not {len(value)}")
         item = arguments[0] if arguments else Any
         return origin(_convert(item, element, f"{where}[{i}]") for i, element in enumerate(value))
     if origin is dict:

@@ -1,9 +1,9 @@
 """CLIP, frozen: an image tower E_V and a text tower E_L through open_clip.
 
-A model is named by its open_clip name or by the path of its JSON configuration, its weights by an open_clip tag or by the
-path of a checkpoint. Nothing is guessed: where name, weights and configuration do not go together, loading ends with one
-sentence. A checkpoint does not tell its activation: OpenAI's weights need QuickGELU. For a tag, open_clip's own table says
-so and is obeyed; for a checkpoint file the model's name decides (`ViT-B-32-quickgelu`, not `ViT-B-32`).
+A model is named by its open_clip name or by the path of its JSON configuration, its weights by an open_clip tag or by
+the path of a checkpoint. Nothing is guessed: where name, weights and configuration do not go together, loading ends
+with one sentence. A checkpoint does not tell its activation: OpenAI's weights need QuickGELU. For a tag, open_clip's
+own table says so and is obeyed; for a checkpoint file the model's name decides (`ViT-B-32-quickgelu`, not `ViT-B-32`).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Clip(nn.Module):
         tokens = self.tokenizer(list(texts)).to(self.pixels.mean.device)
         for text in self._cut_off(texts):
             raise LanitError(
-                f"the prompt {text!r} is longer than the {tokens.shape[1]} tokens that CLIP's text tower reads; shorten it"
+                f"the prompt {text!r} is longer than the {tokens.shape[1]} tokens that the text tower reads; shorten it"
             )
         return torch.cat([self.towers.encode_text(part).float() for part in tokens.split(256)])
 
@@ -131,7 +131,8 @@ def load_clip(options: ClipOptions, device: str | torch.device = "cpu") -> Clip:
             force_quick_gelu=bool(tag.get("quick_gelu")),
         )
     except (RuntimeError, KeyError, AttributeError) as error:
-        raise LanitError(f"the checkpoint {path} does not fit the model {options.model}: {_first_lines(error)}") from None
+        problem = _first_lines(error)
+        raise LanitError(f"the checkpoint {path} does not fit the model {options.model}: {problem}") from None
     for key, value in towers.state_dict().items():  # open_clip resizes position embeddings that do not fit, silently
         if key in shapes and value.numel() > 1 and tuple(value.shape) != shapes[key]:
             raise LanitError(
@@ -157,12 +158,13 @@ def find_model(model: str) -> str:
         return model
     path = Path(model)
     if not path.is_file():
-        raise LanitError(f"no CLIP configuration at {model}; give the path of an open_clip JSON file or an open_clip name")
+        raise LanitError(f"no CLIP configuration at {model}; give an open_clip name or the path of its JSON file")
     try:
         config = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise LanitError(f"the CLIP configuration {model} is not valid JSON ({error})") from None
-    lacking = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if not isinstance(config, dict) or key not in config]
+    given = config if isinstance(config, dict) else {}
+    lacking = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in given]
     if lacking:
         raise LanitError(f"the CLIP configuration {model} lacks {', '.join(lacking)}; see open_clip's model_configs")
     if open_clip.get_model_config(path.stem) != config:  # the registry is rescanned at each addition
@@ -176,11 +178,11 @@ def _tagged(name: str, tag: str, settings: dict[str, Any]) -> Path:
         return Path(download_pretrained(settings))
     except (OSError, RuntimeError, ValueError) as error:  # network and hub errors derive from these
         repository = settings.get("hf_hub", "").rstrip("/")
-        source = f"open_clip_model.safetensors of {repository} from the Hugging Face Hub" if repository else settings["url"]
+        source = f"open_clip_model.safetensors of {repository} (Hugging Face Hub)" if repository else settings["url"]
         model = f"{name}-quickgelu" if settings.get("quick_gelu") and not name.endswith("-quickgelu") else name
         raise LanitError(
-            f"the weights {tag!r} of {name} are neither in the cache nor can they be downloaded ({_first_lines(error)}); "
-            f"download {source} elsewhere, and give clip.pretrained its path and clip.model {model!r}"
+            f"the weights {tag!r} of {name} are neither in the cache nor to be downloaded ({_first_lines(error)}); "
+            f"fetch {source} on another machine, and give clip.pretrained its path and clip.model {model!r}"
         ) from None
 
 
@@ -193,7 +195,7 @@ def _local(name: str, pretrained: str) -> Path:
     tags = open_clip.list_pretrained_tags_by_model(name)
     close = difflib.get_close_matches(pretrained, tags, n=1)
     known = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(tags)}" if tags else "it has none"
-    raise LanitError(f"{name} has no weights tagged {pretrained!r}; {known} (weights of your own are given by their path)")
+    raise LanitError(f"{name} has no weights tagged {pretrained!r}; {known} (your own are given by their path)")
 
 
 def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -203,8 +205,8 @@ def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {key: tuple(value.shape) for key, value in state.items()}
     except (RuntimeError, pickle.UnpicklingError, SafetensorError, EOFError, StopIteration, AttributeError) as error:
         raise LanitError(
-            f"{path} cannot be read as CLIP weights ({_first_lines(error)}); give a .safetensors file or a PyTorch file "
-            "that holds weights only (OpenAI's own .pt files hold code)"
+            f"{path} cannot be read as CLIP weights ({_first_lines(error)}); give a .safetensors file or a PyTorch "
+            "file that holds weights only (OpenAI's own .pt files hold code)"
         ) from None
 
 

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def make_labels(
     options: LabelOptions, texts_path: Path, embeddings: Sequence[Path], manifest: Path, output: Path
 ) -> dict[str, Any]:
-    """Write labels of every split that the embeddings belong to, the chosen texts, and `quality.json`; return the latter.
+    """Write labels of every split that has embeddings, the chosen texts, and `quality.json`; return the latter.
 
     Raises:
         LanitError: domains, texts, embeddings and manifest do not go together.
@@ -116,7 +116,7 @@ def _by_split(
         lacking = sorted({shard for key, shard in zip(keys, shards) if key not in rows})
         if lacking:
             named = ", ".join(f"{split}-{shard}" for shard in lacking)
-            raise LanitError(f"images of {named} have no embeddings; give the embeddings of all shards of split {split!r}")
+            raise LanitError(f"images of {named} have no embeddings; give those of all shards of split {split!r}")
         used += len(keys)
         embeddings = np.stack([rows[key] for key in keys])
         similarities, base = embeddings @ texts.domains.T, embeddings @ texts.base

@@ -1,6 +1,7 @@
-"""Multi-hot pseudo labels from cached similarities: the paper's adaptive threshold and the two rules it is compared with.
+"""Multi-hot pseudo labels from cached similarities: the paper's adaptive threshold and the two rules it beats.
 
-f_n = cos(E_V(y), u_n) is the similarity of image y to domain n, f_p = cos(E_V(y), u_p) its similarity to the base prompt.
+f_n = cos(E_V(y), u_n) is the similarity of image y to domain n, f_p = cos(E_V(y), u_p) its similarity to the base
+prompt.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def check_labeller(options: LabellerOptions, count: int) -> None:
     for key, kind in (("k", "top_k"), ("threshold", "fixed")):
         given = getattr(options, key) is not None
         if given != (options.kind == kind):
-            raise LanitError(f"the labeller {options.kind} {'takes no' if given else 'needs'} {key}; it belongs to {kind}")
+            verb = "takes no" if given else "needs"
+            raise LanitError(f"the labeller {options.kind} {verb} {key}; it belongs to {kind}")
     if options.kind == "top_k" and not 1 <= options.k <= count:
         raise LanitError(f"the labeller's k must be from 1 to the {count} domains, not {options.k}")
 

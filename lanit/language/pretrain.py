@@ -1,13 +1,15 @@
 """Trains a small CLIP from captions: what the demo has in place of public weights.
 
-Radford et al. 2021: InfoNCE over the pairs of a batch, in both directions, with a learned temperature. At its optimum the
-scaled cosine of an image and a caption is their pointwise mutual information (up to a constant), so that *how captions are
-drawn* decides what the base prompt means. A caption's writer looks for a few random attributes and names those that are
-there, none included. The caption without a name then has about the same probability beside every image and lies near zero,
-a caption with a name lies above it beside images that show the attribute, and far below beside others: the adaptive threshold.
+Radford et al. 2021: InfoNCE over the pairs of a batch, in both directions, with a learned temperature. At its optimum
+the scaled cosine of an image and a caption is their pointwise mutual information, up to a constant, so that *how
+captions are drawn* decides what the base prompt means. A caption's writer looks for some random attributes and names
+those that are there, possibly none. The caption without a name is then about as probable beside every image and lies
+near zero; one with a name lies above it beside images that show the attribute, and far below beside the others. That
+is what the adaptive threshold needs.
 
-Captions that occur several times in a batch stay negatives of one another's images. That does not move the optimum, since
-the copies share one logit; leaving them out would, and would lift the frequent base prompt above the rarer names.
+Captions that occur several times in a batch stay negatives of one another's images. That does not move the optimum,
+since the copies share one logit; leaving them out would, and would lift the frequent base prompt above the rarer
+names.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -38,13 +41,17 @@ class PretrainOptions:
 
     model: str  # path of its open_clip JSON configuration
     templates: list[str]
-    steps: int = 400
-    batch: int = 128
-    learning_rate: float = 3e-3  # the peak: linear warm-up over a tenth of the steps, then a cosine to zero
-    weight_decay: float = 0.05  # AdamW's, on matrices only
+    text_steps: int = 80  # first, on captions alone
+    text_batch: int = 96
+    steps: int = 480  # then, on images and captions; 100 core seconds in all
+    batch: int = 64
+    named: int = 4  # a caption names 0 to this many attributes
+    captions: int = 3  # per image and step: the text tower costs a fraction of the image tower
+    # Peaks. Convolutions bear, and small attributes need, a rate at which the text transformer learns hardly anything.
+    image_learning_rate: float = 3e-3
+    text_learning_rate: float = 1e-3
+    weight_decay: float = 0.05  # AdamW's, on matrices and kernels
     seed: int = 0
-    named: int = 2  # a caption names 0 to this many attributes
-    captions: int = 8  # per image and step: the text tower costs a fraction of the image tower
     split: str = SPLIT
 
 
@@ -63,7 +70,7 @@ def pretrain(options: PretrainOptions, manifest: Path, output: Path) -> None:
     truth = read_truth(manifest, SPLIT)
     names = [column for column in truth.columns if column != "key"]
     if not len(truth) or not names:
-        raise LanitError(f"the dataset of {manifest} has no truth in split {SPLIT!r}, from which captions could be made")
+        raise LanitError(f"{manifest} has no truth in split {SPLIT!r}, from which captions could be made")
     images = ImageStore(manifest, SPLIT).read(np.arange(len(truth)))
     print(f"{len(truth)} images, {len(names)} attributes, {options.steps} steps of {options.batch}", flush=True)
     towers = train_towers(options, images, truth[names].to_numpy(bool), names)
@@ -82,22 +89,28 @@ def train_towers(options: PretrainOptions, images: Tensor, truth: np.ndarray, na
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         towers = open_clip.create_model(name).train()
-        towers.token_embedding.weight.data.mul_(float(os.environ.get("TE","1")))
+        # Words as loud as they are to stay: at open_clip's start their places in the text outweigh them.
+        nn.init.normal_(towers.token_embedding.weight, std=0.2)
     towers.visual.to(memory_format=torch.channels_last)  # a third less time on the CPU
     tokens = Tokens(open_clip.get_tokenizer(name), options, names)
     with tokens.compact(towers):
+        _fit_texts(towers, tokens, options, truth, names)
         _fit(towers, tokens, options, images, truth, names)
     return towers.eval()
 
 
 def draw_names(rng: np.random.Generator, shown: np.ndarray, most: int) -> np.ndarray:
-    """Return the attributes that a caption names: 0 to `most` of the shown ones, each number equally likely.
+    """Return the attributes that a caption names, at most `most`.
+
+    Its writer looks for a random number of random attributes, each number from 1 to K equally likely, and names those
+    that the image shows. Naming a random part of what is shown would do as well while images show few attributes;
+    beside an image that shows many, each single name would become too rare to lie above the base prompt.
 
     Args:
         shown: bool (K,), what the image shows.
     """
-    present = rng.permutation(np.flatnonzero(shown))
-    return present[: rng.integers(0, most + 1)]
+    looked_for = rng.permutation(len(shown))[: rng.integers(1, len(shown) + 1)]
+    return looked_for[shown[looked_for]][:most]
 
 
 def info_nce(images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
@@ -142,9 +155,9 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 class Tokens:
     """Captions as token ids, in a vocabulary of only the words that occur.
 
-    Almost all of the 49,408 tokens never occur in the captions; an optimiser that steps over all of their vectors would take
-    longer than the towers. The short ids keep the order of the long ones, because open_clip finds the end of a text as its
-    largest id.
+    Almost all of the 49,408 tokens never occur in the captions; an optimiser that steps over all of their vectors
+    would take longer than the towers. The short ids keep the order of the long ones, because open_clip finds the end
+    of a text as its largest id.
     """
 
     def __init__(self, tokenizer: open_clip.SimpleTokenizer, options: PretrainOptions, names: Sequence[str]) -> None:
@@ -176,7 +189,7 @@ class Tokens:
         return rows
 
     def compact(self, towers: nn.Module) -> _CompactEmbedding:
-        """Return a context in which `towers` read short ids; afterwards the trained vectors are back in their places."""
+        """Return a context in which `towers` read short ids; after it the trained vectors are back in their places."""
         return _CompactEmbedding(towers, self.ids)
 
 
@@ -185,7 +198,8 @@ class _CompactEmbedding:
         self.towers, self.ids, self.full = towers, ids, towers.token_embedding
 
     def __enter__(self) -> None:
-        self.towers.token_embedding = nn.Embedding.from_pretrained(self.full.weight.detach()[self.ids].clone(), freeze=False)
+        vectors = self.full.weight.detach()[self.ids].clone()
+        self.towers.token_embedding = nn.Embedding.from_pretrained(vectors, freeze=False)
 
     def __exit__(self, *_: object) -> None:
         trained = self.towers.token_embedding.weight
@@ -194,27 +208,50 @@ class _CompactEmbedding:
         self.towers.token_embedding = self.full
 
 
+def _fit_texts(
+    towers: nn.Module, tokens: Tokens, options: PretrainOptions, truth: np.ndarray, names: Sequence[str]
+) -> None:
+    """Let the text tower tell captions apart before it meets an image: two wordings of the same names are a pair.
+
+    From a fresh start all captions look alike, and an attribute is learned only once its word and its looks have found
+    each other; the small ones never do in the time there is. With words that stand apart, the image tower finds them
+    all.
+    """
+    rng = np.random.default_rng([options.seed, 1])
+    parameters = [parameter for name, parameter in towers.named_parameters() if not name.startswith("visual.")]
+    optimizer = torch.optim.AdamW(parameters, lr=options.text_learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    for step in range(1, options.text_steps + 1):
+        rows = rng.integers(len(truth), size=options.text_batch)
+        drawn = [draw_names(rng, truth[row], options.named) for row in rows]
+        wordings = [
+            fill(options.templates[rng.integers(len(options.templates))], [names[k] for k in rng.permutation(shown)])
+            for shown in drawn + drawn
+        ]
+        first, second = towers.encode_text(tokens(wordings), normalize=True).chunk(2)
+        loss = info_nce(first, second[:, None], towers.logit_scale.exp())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if step % 50 == 0 or step == options.text_steps:
+            print(f"texts alone, step {step}/{options.text_steps}: loss {loss.item():.3f}", flush=True)
+
+
 def _fit(
     towers: nn.Module, tokens: Tokens, options: PretrainOptions, images: Tensor, truth: np.ndarray, names: Sequence[str]
 ) -> None:
     rng = np.random.default_rng(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
     pixels = Pixels(towers)
-    matrices = [parameter for parameter in towers.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in towers.parameters() if parameter.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=options.learning_rate,
-        betas=(0.9, 0.98),  # CLIP's
-    )
+    optimizer = torch.optim.AdamW(_groups(towers, options), betas=(0.9, 0.98))  # CLIP's betas
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, options.steps))
     start, order = time.monotonic(), np.empty(0, dtype=np.int64)
     for step in range(1, options.steps + 1):
         if len(order) < options.batch:  # every image once before any comes again
-            order = np.concatenate([order, *(rng.permutation(len(images)) for _ in range(-(-options.batch // len(images))))])
+            rounds = math.ceil(options.batch / len(images))
+            order = np.concatenate([order, *(rng.permutation(len(images)) for _ in range(rounds))])
         chosen, order = order[: options.batch], order[options.batch :]
         captions = [
-            fill(options.templates[rng.integers(len(options.templates))], [names[k] for k in sorted(named)])
+            fill(options.templates[rng.integers(len(options.templates))], [names[k] for k in named])
             for row in chosen
             for named in (draw_names(rng, truth[row], options.named) for _ in range(options.captions))
         ]
@@ -231,24 +268,35 @@ def _fit(
         with torch.no_grad():
             towers.logit_scale.clamp_(0, math.log(100))  # as CLIP does
         if not math.isfinite(loss.item()):
-            raise LanitError(f"the CLIP's loss is no longer finite at step {step}; lower learning_rate")
+            raise LanitError(f"the CLIP's loss is no longer finite at step {step}; lower the learning rates")
         if step % 50 == 0 or step == options.steps:
             seconds = time.monotonic() - start
             print(f"step {step}/{options.steps}: loss {loss.item():.3f}, {seconds:.0f} s", flush=True)
 
 
+def _groups(towers: nn.Module, options: PretrainOptions) -> list[dict[str, Any]]:
+    """Return the parameters by learning rate (one for each tower) and weight decay (matrices and kernels alone)."""
+    groups = {}
+    for name, parameter in towers.named_parameters():
+        rate = options.image_learning_rate if name.startswith("visual.") else options.text_learning_rate
+        decay = options.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
+
+
 def _rate(step: int, steps: int) -> float:
-    warm_up = max(1, steps // 10)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+    """Return the share of the peak rate: up over a tenth of the steps, level, and down to zero over the last third.
+
+    Level, because the smallest attributes are found late, and at a full rate or never.
+    """
+    return min(1.0, (step + 1) / max(1, steps // 10), 3 * (steps - step) / steps)
 
 
 def _check(options: PretrainOptions) -> None:
     if options.split != SPLIT:
-        raise LanitError(f"a CLIP learns from split {SPLIT!r} alone, not from {options.split!r}, whose images are scored")
+        raise LanitError(f"a CLIP learns from split {SPLIT!r} alone, not from {options.split!r}, which may be scored")
     check_templates(options.templates)
-    for key in ("steps", "batch", "named", "captions"):
+    for key in ("steps", "batch", "named", "captions", "text_batch"):
         if getattr(options, key) < 1:
             raise LanitError(f"{key} must be at least 1, not {getattr(options, key)}")
 
@@ -258,6 +306,7 @@ def _save(towers: nn.Module, output: Path) -> None:
 
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")
-    save_file({key: value.contiguous(memory_format=torch.contiguous_format) for key, value in towers.state_dict().items()}, unfinished)
+    state = towers.state_dict().items()
+    save_file({key: value.contiguous(memory_format=torch.contiguous_format) for key, value in state}, unfinished)
     os.replace(unfinished, output)
     print(f"wrote {output}", flush=True)

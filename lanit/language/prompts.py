@@ -1,7 +1,7 @@
 """Prompts: templates with a place for a domain, and the features u_n and u_p that CLIP's text tower gives them.
 
-A template holds `{}` once. The base prompt p is the template with `{}` left out ("a face with."): it describes the subject
-and leaves the domain unspecified, which is what makes it a threshold.
+A template holds `{}` once. The base prompt p is the template with `{}` left out ("a face with."): it describes the
+subject and leaves the domain unspecified, which is what makes it a threshold.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def fill(template: str, names: Sequence[str]) -> str:
-    """Put names into a template as a person would list them: none, "hat", "hat and glasses", "hat, glasses and beard"."""
+    """Put names into a template as a person lists them: none, "hat", "hat and glasses", "hat, glasses and beard"."""
     listed = " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
     return _tidy(template.replace("{}", listed))
 

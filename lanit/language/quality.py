@@ -23,8 +23,8 @@ def describe(labels: Labels) -> dict[str, Any]:
 def compare(labels: Labels, truth: dict[str, np.ndarray]) -> dict[str, Any]:
     """Return `f1_macro` and `per_domain`: precision, recall, F1 and shares, for the domains that are classes.
 
-    A domain that is no class has its predicted share alone. A quotient with nothing below its line is 0. `f1_macro` is the
-    plain mean over the domains that are classes, and None where none is.
+    A domain that is no class has its predicted share alone. A quotient with nothing below its line is 0. `f1_macro` is
+    the plain mean over the domains that are classes, and None where none is.
 
     Args:
         labels: of M images.

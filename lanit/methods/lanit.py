@@ -33,7 +33,7 @@ class LossOptions:
     dl: float = 0.5
     r1: float = 1.0
     adversarial: Literal["image", "pair"] = "image"
-    similarity: Literal["cosine", "logit"] = "logit"
+    similarity: Literal["cosine", "logit"] = "cosine"
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from lanit.methods.protocol import Method
 from lanit.training import checkpoint
 from lanit.training.averaging import average
 from lanit.training.distributed import World
+from lanit.training.options import TrainOptions
 from lanit.training.pictures import sample_grid, write_picture
 from lanit.training.record import Recorder
-from lanit.training.train import TrainOptions
 
 
 @dataclass(frozen=True)

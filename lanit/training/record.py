@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lanit.config import LanitError
+from lanit.training.options import TrainOptions
 from lanit.training.pictures import write_picture
-from lanit.training.train import TrainOptions
 
 
 class Recorder:

@@ -61,7 +61,8 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert main(["shard", "write", *part, "--output", str(tar), "--index", str(index)]) == 0
             indices.append(str(index))
     manifest = folder / "manifest.parquet"
-    outputs = ["--manifest", str(manifest), "--quarantine", str(folder / "q.csv"), "--card", str(folder / "dataset.json")]
+    outputs = ["--quarantine", str(folder / "q.csv"), "--card", str(folder / "dataset.json")]
+    outputs += ["--manifest", str(manifest)]
     assert main(["shard", "index", "--plan", plan, "--indices", *indices, *outputs]) == 0
     return manifest
 

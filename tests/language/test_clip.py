@@ -55,7 +55,7 @@ def test_other_sizes_are_resized_as_pillow_s_bicubic_does(clip, size):
     import numpy as np
 
     expected = torch.from_numpy(np.stack([np.asarray(channel) for channel in channels]))[None]
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    mean, std = torch.tensor([open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD]).view(2, 1, 3, 1, 1)
     torch.testing.assert_close(clip.pixels(smooth * 2 - 1), (expected - mean) / std, atol=0.03, rtol=0)
 
 
@@ -130,7 +130,9 @@ def test_what_is_not_there_is_said_in_one_sentence(model, pretrained, message):
         load_clip(ClipOptions(model, pretrained))
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not valid JSON"), ('{"embed_dim": 8}', "lacks vision_cfg, text_cfg")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "not valid JSON"), ('{"embed_dim": 8}', "lacks vision_cfg, text_cfg"), ("[]", "lacks")]
+)
 def test_a_configuration_that_is_none(tmp_path, text, message):
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(LanitError, match=message):
@@ -139,7 +141,12 @@ def test_a_configuration_that_is_none(tmp_path, text, message):
 
 @pytest.mark.parametrize(
     ("section", "key", "value"),
-    [("vision_cfg", "width", 16), ("text_cfg", "layers", 2), ("text_cfg", "context_length", 24), ("vision_cfg", "image_size", 64)],
+    [
+        ("vision_cfg", "width", 16),
+        ("text_cfg", "layers", 2),
+        ("text_cfg", "context_length", 24),
+        ("vision_cfg", "image_size", 64),
+    ],
 )
 def test_a_checkpoint_of_another_configuration(tiny, tmp_path, section, key, value):
     """open_clip itself would stretch position embeddings to another context length or image size."""

@@ -74,7 +74,11 @@ def test_mistakes_end_with_one_sentence(tiny, tmp_path, capsys, part, options, m
 
 
 def test_help_needs_no_torch():
-    code = "import sys; from lanit.cli import main\ntry: main(['embed', '--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    code = (
+        "import sys; from lanit.cli import main\n"
+        "try: main(['embed', '--help'])\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.splitlines()[-1] == "False"
 
@@ -83,8 +87,10 @@ def test_help_needs_no_torch():
 def test_local_weights_label_real_photos():
     clip = load_clip(ClipOptions(str(PHOTOS / "clip-photos.json"), str(PHOTOS / "clip-photos.safetensors")))
     with tarfile.open(PHOTOS / "test.tar.gz") as tar:
-        members = sorted((member for member in tar.getmembers() if member.isfile()), key=lambda member: member.name)[::10]
-        photos = [np.asarray(Image.open(io.BytesIO(tar.extractfile(member).read())).convert("RGB")) for member in members]
+        files = [member for member in tar.getmembers() if member.isfile()]
+        members = sorted(files, key=lambda member: member.name)[::10]
+        contents = [io.BytesIO(tar.extractfile(member).read()) for member in members]
+    photos = [np.asarray(Image.open(content).convert("RGB")) for content in contents]
     classes = [Path(member.name).parent.name for member in members]
     names = sorted(set(classes))
     true = np.array([[name == of for name in names] for of in classes])

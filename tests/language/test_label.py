@@ -31,7 +31,9 @@ def inputs(faces, tmp_path, unit):
     return tmp_path
 
 
-def command(inputs: Path, faces: Path, *, shards=("train-1", "test-0", "train-0"), domains=NAMES, **labeller) -> list[str]:
+def command(
+    inputs: Path, faces: Path, *, shards=("train-1", "test-0", "train-0"), domains=NAMES, **labeller
+) -> list[str]:
     options = {"labeller": {"kind": "adaptive"} | labeller, "domains": list(domains)}
     embeddings = [str(inputs / f"{shard}.safetensors") for shard in shards]
     paths = ["--texts", str(inputs / "texts.safetensors"), "--embeddings", *embeddings, "--manifest", str(faces)]

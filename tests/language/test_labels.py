@@ -112,7 +112,11 @@ def test_chosen_texts_keep_the_asked_order():
 
 @pytest.mark.parametrize(
     ("domains", "message"),
-    [(["hat", "glases"], "'glases' has no text features; did you mean 'glasses'"), (["hat", "hat"], "given twice"), ([], "no domain")],
+    [
+        (["hat", "glases"], "'glases' has no text features; did you mean 'glasses'"),
+        (["hat", "hat"], "given twice"),
+        ([], "no domain"),
+    ],
 )
 def test_domains_that_cannot_be_chosen(domains, message):
     with pytest.raises(LanitError, match=message):
@@ -141,7 +145,8 @@ def test_quality_speaks_of_truth_only_where_a_domain_is_a_class():
     assert found["f1_macro"] == found["per_domain"]["hat"]["f1"] == 1.0
     assert found["per_domain"]["yacht"] == {"share_predicted": 0.0}
     assert quality.compare(labels, {})["f1_macro"] is None
-    everything = Labels(("a", "b"), ("hat", "sun"), SIMILARITIES[:2, :2], BASE[:2], np.array([[True, True], [True, False]]))
+    half = np.array([[True, True], [True, False]])
+    everything = Labels(("a", "b"), ("hat", "sun"), SIMILARITIES[:2, :2], BASE[:2], half)
     assert quality.describe(labels) == pytest.approx(
         {"images": 3, "mean_labels": 4 / 3, "share_without": 1 / 3, "share_all": 0.0}
     )

@@ -26,7 +26,7 @@ def test_names_are_listed_as_a_person_would(names, expected):
 
 @pytest.mark.parametrize(
     ("template", "expected"),
-    [("a photo of {}.", "a photo of."), ("the {} photo", "the photo"), ("{} photo", "photo"), ("photo, {} !", "photo,!")],
+    [("a photo of {}.", "a photo of."), ("the {} photo", "the photo"), ("{} photo", "photo"), ("photo {} !", "photo!")],
 )
 def test_the_base_prompt_is_the_template_without_its_place(template, expected):
     assert base_prompt(template) == expected

@@ -17,7 +17,7 @@ from lanit.config import LanitError, parse
 from lanit.training import checkpoint, loop
 from lanit.training.averaging import average
 from lanit.training.distributed import World
-from lanit.training.train import TrainOptions
+from lanit.training.options import TrainOptions
 
 ROOT = Path(__file__).parents[2]
 ONE = World(0, 1, torch.device("cpu"))

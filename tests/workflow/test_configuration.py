@@ -112,7 +112,7 @@ def test_no_setting_of_the_demo_reaches_the_papers_sweep():
     from lanit.config import parse
     from lanit.methods.lanit import LanitOptions
     from lanit.methods.tunit import TunitOptions
-    from lanit.training.train import AugmentOptions
+    from lanit.training.options import AugmentOptions
 
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     update_config(config, yaml.safe_load((CONFIGS / "paper.yaml").read_text()))
