@@ -207,10 +207,10 @@ def _draw_features(pen: _Pen, person: _Person, has: dict[str, bool]) -> None:
     else:
         pen.ellipse(16, 20.4, 2.0, 1.1, lips)
     if has["tongue"]:
-        pen.box(14.3, 20.4, 17.7, 24.6, TONGUE, radius=1.6)
-        pen.line([(16, 21), (16, 23.2)], 0.5, (214, 70, 112))
+        pen.box(13.8, 20.2, 18.2, 25.2, TONGUE, radius=2)
+        pen.line([(16, 21), (16, 23.6)], 0.5, (214, 70, 112))
     if has["red nose"]:
-        pen.ellipse(16, 17.2, 2.1, 1.9, RED)
+        pen.ellipse(16, 17.2, 2.7, 2.4, RED)
     else:
         skin = GREEN if has["green skin"] else person.skin
         pen.ellipse(16, 17.0, 0.9, 0.8, _shade(skin, 0.8))
@@ -219,17 +219,17 @@ def _draw_features(pen: _Pen, person: _Person, has: dict[str, bool]) -> None:
 def _draw_worn(pen: _Pen, person: _Person, has: dict[str, bool]) -> None:
     w = person.width
     if has["eye patch"]:  # its strap runs behind the glasses
-        pen.line([(16 - w - 0.6, 17.4), (16 + w - 0.2, 9.4)], 0.9, BLACK)
+        pen.line([(16 - w - 0.6, 17.4), (16 + w - 0.2, 9.4)], 1.3, BLACK)
     if has["glasses"]:
         for x in (12.2, 19.8):
-            pen.ellipse(x, 14, 3.3, 3.1, BLACK)
-            pen.ellipse(x, 14, 2.2, 2.0, (214, 240, 250))
+            pen.ellipse(x, 14, 3.6, 3.4, BLACK)
+            pen.ellipse(x, 14, 2.3, 2.1, (214, 240, 250))
             pen.ellipse(x + person.gaze, 14, 0.8, 0.9, person.eyes)
         pen.line([(15, 13.4), (17, 13.4)], 0.9, BLACK)
         pen.line([(16 - w - 1, 13.2), (9.4, 13.6)], 0.9, BLACK)
         pen.line([(22.6, 13.6), (16 + w + 1, 13.2)], 0.9, BLACK)
     if has["eye patch"]:
-        pen.ellipse(19.8, 14.2, 3.2, 3.2, BLACK)
+        pen.ellipse(19.8, 14.2, 3.8, 3.8, BLACK)
     if has["scarf"]:
         pen.box(9, 24.2, 23, 28, ORANGE, radius=1.8)
         pen.box(19, 26, 22.8, 33, _shade(ORANGE, 0.9), radius=0.8)
@@ -243,8 +243,8 @@ def _draw_worn(pen: _Pen, person: _Person, has: dict[str, bool]) -> None:
             pen.ellipse(16 + side * (w + 1.6), 13.6, 2.1, 3.4, TURQUOISE)
     if has["earrings"]:
         for side in (-1, 1):
-            pen.ellipse(16 + side * (w + 1.2), 19.8, 1.9, 2.3, (150, 104, 0))
-            pen.ellipse(16 + side * (w + 1.2), 19.8, 1.4, 1.8, GOLD)
+            pen.ellipse(16 + side * (w + 1.4), 20.2, 2.5, 3.0, (150, 104, 0))
+            pen.ellipse(16 + side * (w + 1.4), 20.2, 2.0, 2.5, GOLD)
 
 
 def _shade(colour: tuple[int, int, int], factor: float) -> tuple[int, int, int]:
