@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LACKING = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin") is None]
+PATH = os.environ["PATH"] + ":/usr/sbin"
+LACKING = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if shutil.which(name, path=PATH) is None]
 
 
 @pytest.mark.skipif(bool(LACKING), reason=f"no {', '.join(LACKING)}: apt-get install slurm-wlm munge")
@@ -27,7 +28,7 @@ def test_jobs_run_through_slurm(tmp_path):
          "results-smoke/faces/shards/plan.parquet", "results-smoke/mlflow.json",
          "--configfile", "workflow/configs/smoke.yaml"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300,
-        env=os.environ | {"PATH": os.environ["PATH"] + ":/usr/sbin"},
+        env=os.environ | {"PATH": PATH},
     )  # fmt: skip
     if result.returncode == 77:
         pytest.skip(result.stdout.strip())

@@ -34,7 +34,10 @@ rule compare:
             directory(results("plots")), patterns=["{name}.png"], caption="../report/plots.rst", category="Plots"
         ),
         pictures=report(
-            directory(results("pictures")), patterns=["{name}.png"], caption="../report/pictures.rst", category="Pictures"
+            directory(results("pictures")),
+            patterns=["{name}.png"],
+            caption="../report/pictures.rst",
+            category="Pictures",
         ),
         report=results("report.html"),
     params:

@@ -35,9 +35,10 @@ def check_schema():
     for error in sorted(errors, key=lambda error: ([str(part) for part in error.absolute_path], error.validator)):
         key = ".".join(str(part) for part in error.absolute_path)
         if error.validator == "additionalProperties":
-            unknown = sorted(set(map(str, error.instance)) - set(error.schema.get("properties", {})))[0]
-            close = difflib.get_close_matches(unknown, error.schema.get("properties", {}), n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(error.schema.get('properties', {}))}"
+            known = error.schema.get("properties", {})
+            unknown = sorted(set(map(str, error.instance)) - set(known))[0]
+            close = difflib.get_close_matches(unknown, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
             fail(f"{key}.{unknown}".lstrip("."), f"is not a key here; {hint}")
         fail(key or "the file", f"is wrong: {error.message}")
     validate(config, str(schema))
@@ -52,20 +53,20 @@ def check_dataset(name):
         domains = dataset["domains"]
         if isinstance(domains, dict):
             if n not in domains:
-                fail(f"{where}.domains", f"has no list for N = {n}, which `domains` asks for; add one or leave that N out")
+                fail(f"{where}.domains", f"has no list for N = {n}, which `domains` asks for; add one or drop that N")
             if len(domains[n]) != n:
                 fail(f"{where}.domains.{n}", f"holds {len(domains[n])} names; it must hold {n}")
         elif n > len(domains):
-            fail(f"{where}.domains", f"holds {len(domains)} names, and `domains` asks for N = {n}; add names or leave that N out")
+            fail(f"{where}.domains", f"holds {len(domains)} names, not the N = {n} of `domains`; add names or drop that N")
     clip, features = config["clip"][dataset["clip"]], config["features"][dataset["features"]]
     if "train" in clip:
         pick(f"clip.{dataset['clip']}.train.dataset", clip["train"]["dataset"], config["dataset"])
         if "pretrain" not in config["dataset"][clip["train"]["dataset"]]["shards"]:
-            fail(f"clip.{dataset['clip']}.train", "needs split pretrain: give its number under `shards` of the dataset it learns from")
+            fail(f"clip.{dataset['clip']}.train", "needs split pretrain in the `shards` of the dataset that it learns from")
     if ("train" in clip) == (clip["pretrained"] is not None):
         fail(f"clip.{dataset['clip']}", "must hold either `pretrained` (a tag or a file) or `train`")
     if features["kind"] == "judge" and "pretrain" not in dataset["shards"]:
-        fail(f"features.{dataset['features']}", f"is a judge, which learns from split pretrain: give its number under {where}.shards")
+        fail(f"features.{dataset['features']}", f"is a judge, which needs split pretrain in {where}.shards")
     check_files(where, dataset, clip, features)
 
 
@@ -74,17 +75,22 @@ def check_files(where, dataset, clip, features):
     name = where.split(".")[-1]
     if not Path(config["results"], name, "shards", "plan.parquet").exists():
         for path in find_paths(dataset["source"]):
-            if not (Path(path).exists()):
-                fail(f"{where}.source", f"names {path}, where nothing is; {dataset['missing'] or 'put the images there or give their place'}")
-    for key, value in ((f"clip.{dataset['clip']}.model", clip["model"]), (f"clip.{dataset['clip']}.pretrained", clip["pretrained"]),
-                       (f"features.{dataset['features']}.weights", features["weights"])):
+            if not Path(path).exists():
+                help = dataset["missing"] or "put the images there or give their place"
+                fail(f"{where}.source", f"names {path}, where nothing is; {help}")
+    for key, value in (
+        (f"clip.{dataset['clip']}.model", clip["model"]),
+        (f"clip.{dataset['clip']}.pretrained", clip["pretrained"]),
+        (f"features.{dataset['features']}.weights", features["weights"]),
+    ):
         if is_file_name(value) and not Path(value).is_file():
             fail(key, f"names {value}, where no file is; put it there or give its place")
 
 
 def find_paths(source):
     """The folders and the table among a source's options."""
-    return [source[key] for key in ("root", "train", "test", "pretrain", "images", "table") if isinstance(source.get(key), str)]
+    keys = ("root", "train", "test", "pretrain", "images", "table")
+    return [source[key] for key in keys if isinstance(source.get(key), str)]
 
 
 def check_configuration():
