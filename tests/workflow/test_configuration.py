@@ -98,6 +98,16 @@ def test_the_papers_graph_builds_on_empty_folders(snakemake, tmp_path):
     assert "train_clip" not in jobs and "train_judge" not in jobs
 
 
+def test_the_readmes_example_of_own_images_builds_its_graph(snakemake, tmp_path):
+    example = re.search(r"```yaml\n(# mine.yaml.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    (tmp_path / "mine.yaml").write_text(example)
+    (tmp_path / "photos").mkdir()
+    result = snakemake("--dry-run", "--quiet", "rules", overlays=[CONFIGS / "paper.yaml", tmp_path / "mine.yaml"])
+    assert result.returncode == 0, result.stdout
+    jobs = count_jobs(result.stdout)
+    assert (jobs["plan_shards"], jobs["write_shard"], jobs["train"], jobs["score"]) == (1, 9, 2, 2)
+
+
 def test_the_papers_domains_are_lists_of_their_length():
     config = yaml.safe_load((CONFIGS / "paper.yaml").read_text())
     for dataset in config["dataset"].values():
