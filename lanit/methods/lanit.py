@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lanit.config import LanitError
 from lanit.methods import losses
 from lanit.methods.protocol import Batch
 from lanit.networks.stargan2 import Discriminator, Generator, Mapping, NetworkOptions, StyleEncoder
@@ -32,6 +33,7 @@ class LossOptions:
     ds_decay: float = 130 / 150  # share of the budget over which λ_ds falls linearly to 0: 130k of 150k iterations
     dl: float = 0.5
     r1: float = 1.0
+    r1_every: int = 1  # iterations from one penalty to the next, whose weight grows as much (lazy, as in StyleGAN2)
     adversarial: Literal["image", "pair"] = "image"
     similarity: Literal["cosine", "logit"] = "cosine"
 
@@ -72,6 +74,8 @@ class Lanit:
             clip: options of the CLIP that made the labels.
             device: where to put everything.
         """
+        if options.loss.r1_every < 1:
+            raise LanitError("train.lanit.loss.r1_every must be at least 1")
         self.options, self.size, self.device = options, size, torch.device(device)
         sizes, count = options.network, len(domains)
         self.networks = nn.ModuleDict(
@@ -124,8 +128,9 @@ class Lanit:
                 others.append(losses.aggregate(mapping(z2), d_y))
             fake_reference, *fake_other = generator.decode(content.repeat(len(others), 1, 1, 1), torch.cat(others)).split(len(x))
 
-        self._update_discriminator(y, d_y, fake.detach(), report)
-        self._update_discriminator(y, d_y, fake_reference, report)
+        penalised = batch.step % self.options.loss.r1_every == 0
+        self._update_discriminator(y, d_y, fake.detach(), penalised, report)
+        self._update_discriminator(y, d_y, fake_reference, penalised, report)
         self._update_latent_guided(x, d_x, d_y, styles, fake, fake_other, ds_weight, batch.generator, report)
         self._update_reference_guided(x, y, d_x, d_y, report)
         return report
@@ -154,15 +159,24 @@ class Lanit:
         texts = load_file(labels_folder / "texts.safetensors", device=str(self.device))
         self.texts = torch.cat([texts["domains"], texts["base"][None]])  # (N + 1, k), the base prompt last
 
-    def _update_discriminator(self, y: Tensor, d_y: Tensor, fake: Tensor, report: dict[str, Tensor]) -> None:
+    def _update_discriminator(
+        self, y: Tensor, d_y: Tensor, fake: Tensor, penalised: bool, report: dict[str, Tensor]
+    ) -> None:
         weight, discriminator = self.options.loss, self.networks["discriminator"]
         pairs = losses.pair_weights(d_y, weight.adversarial)
-        real = y.detach().requires_grad_()
-        logits = discriminator(real)
-        adversarial = losses.adversarial(logits, pairs, real=True) + losses.adversarial(discriminator(fake), pairs, real=False)
-        r1 = losses.r1_penalty(logits, real, d_y)
-        self._update(weight.adv * adversarial + weight.r1 * r1, "discriminator")
-        report |= {"d_adv": adversarial.detach(), "r1": r1.detach()}
+        if penalised:
+            real = y.detach().requires_grad_()
+            of_real, of_fake = discriminator(real), discriminator(fake)
+        else:
+            of_real, of_fake = discriminator(torch.cat([y, fake])).chunk(2)
+        adversarial = losses.adversarial(of_real, pairs, real=True) + losses.adversarial(of_fake, pairs, real=False)
+        total = weight.adv * adversarial
+        if penalised:
+            r1 = losses.r1_penalty(of_real, real, d_y)
+            total = total + weight.r1 * weight.r1_every * r1
+            report["r1"] = r1.detach()
+        self._update(total, "discriminator")
+        report["d_adv"] = adversarial.detach()
 
     def _update_latent_guided(
         self,

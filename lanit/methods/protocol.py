@@ -17,6 +17,7 @@ class Batch(Protocol):
     source_labels: Tensor | None  # (B, N) float32 in {0, 1}; None for a method that needs no labels
     reference_labels: Tensor | None  # (B, N) float32 in {0, 1}
     generator: torch.Generator  # on the CPU; a function of (seed, step, rank)
+    step: int  # from 0
     progress: float  # share of the image budget seen before this step, in [0, 1)
 
 

@@ -38,6 +38,7 @@ class StepBatch:
     source_labels: Tensor | None
     reference_labels: Tensor | None
     generator: torch.Generator
+    step: int
     progress: float
 
 
@@ -136,7 +137,7 @@ class Feed:
         generator = torch.Generator().manual_seed(_mix(options.seed, step, world.rank))
         images = augment(self._images(rows), generator, crop=options.augment.crop, flip=options.augment.flip)
         labels = (None, None) if self.labels is None else self.labels[rows].to(world.device).split(count)
-        return StepBatch(*images.split(count), *labels, generator, min(1.0, step * options.batch / options.images))
+        return StepBatch(*images.split(count), *labels, generator, step, min(1.0, step * options.batch / options.images))
 
     def _images(self, rows: np.ndarray) -> Tensor:
         return self.store.read(rows).to(self.world.device).float() / 127.5 - 1

@@ -37,12 +37,12 @@ def lanit(**loss):
     return method
 
 
-def batch(progress=0.1, seed=0):
+def batch(progress=0.1, seed=0, step=0):
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(8, 3, 16, 16, generator=generator) * 2 - 1
     labels = torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 1, 1], [1, 0, 0]])
     return SimpleNamespace(source=images[:4], reference=images[4:], source_labels=labels, reference_labels=labels.flip(0),
-                           generator=generator, progress=progress)
+                           generator=generator, progress=progress, step=step)
 
 
 def moved(method, before):
@@ -80,7 +80,7 @@ def latent_guided(method, b, ds_weight=0.0):
 def test_each_update_reaches_exactly_its_own_networks():
     method, b = lanit(), batch()
     for update, expected in (
-        (lambda: method._update_discriminator(b.reference, b.reference_labels, b.source, {}), {"discriminator"}),
+        (lambda: method._update_discriminator(b.reference, b.reference_labels, b.source, True, {}), {"discriminator"}),
         (lambda: latent_guided(method, b), {"generator", "mapping", "style_encoder"}),
         (
             lambda: method._update_reference_guided(b.source, b.reference, b.source_labels, b.reference_labels, {}),
@@ -106,10 +106,34 @@ def test_an_update_is_adams_on_the_losses_own_gradient():
         g = g + 1e-4 * p  # weight decay
         step = 1e-4 * g / (g.abs() + 1e-8)  # Adam's first, β1 = 0: both moments are unbiased
         expected[name] = (p - step).detach()
-    method._update_discriminator(b.reference, b.reference_labels, b.source, {})
+    method._update_discriminator(b.reference, b.reference_labels, b.source, True, {})
     for name, p in method.networks["discriminator"].named_parameters():
         moved_far = (p.double() - expected[name]).abs() > 1e-5
         assert moved_far.float().mean() < 0.01, name  # the sign of a vanishing gradient is rounding's
+
+
+def test_a_lazy_penalty_comes_every_few_iterations_with_its_whole_weight():
+    for step, penalised in ((0, True), (1, False), (3, False), (4, True)):
+        assert ("r1" in lanit(r1_every=4).step(batch(step=step))) is penalised
+    moves = []
+    for loss in ({"r1": 6.0}, {"r1": 2.0, "r1_every": 3}, {"r1": 2.0}):
+        method, b = lanit(**loss), batch()
+        method._update_discriminator(b.reference, b.reference_labels, b.source, True, {})
+        moves.append([parameter.grad for parameter in method.networks["discriminator"].parameters()])
+    assert all(torch.allclose(a, b) for a, b in zip(moves[0], moves[1]))
+    assert not all(torch.allclose(a, b) for a, b in zip(moves[0], moves[2]))
+    with pytest.raises(LanitError, match="r1_every must be at least 1"):
+        lanit(r1_every=0)
+
+
+def test_an_update_without_the_penalty_is_the_same_in_one_pass_or_two():
+    moves = []
+    for penalised in (True, False):
+        method, b = lanit(r1=0.0), batch()
+        method._update_discriminator(b.reference, b.reference_labels, b.source, penalised, {})
+        moves.append([parameter.grad for parameter in method.networks["discriminator"].parameters()])
+    for a, b in zip(*moves):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
 def test_language_loss_reaches_generator_and_mapping_through_the_frozen_tower():
