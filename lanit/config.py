@@ -31,7 +31,8 @@ def read_options(text: str) -> dict[str, Any]:
         try:
             return json.loads(text)
         except json.JSONDecodeError as error:
-            raise LanitError(f"the options given are not valid JSON ({error}); give JSON or the path of a file") from None
+            text = f"the options given are not valid JSON ({error}); give JSON or the path of a file"
+            raise LanitError(text) from None
     path = Path(text)
     if not path.is_file():
         raise LanitError(f"no options file at {text}; give the path of a JSON or YAML file, or JSON itself")

@@ -45,7 +45,9 @@ def load_method(run: Path, device: str = "cpu") -> Method:
     record, weights = Path(run) / "run.json", Path(run) / "model.safetensors"
     for path in (record, weights):
         if not path.is_file():
-            raise LanitError(f"{run} holds no trained model: {path.name} is missing; give the folder of a finished training")
+            raise LanitError(
+                f"{run} holds no trained model: {path.name} is missing; give the folder of a finished training"
+            )
     described = json.loads(record.read_text())
     options = described["options"]
     method = create_method(described["method"], options["settings"], options["size"], options["domains"], device=device)

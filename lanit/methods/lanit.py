@@ -126,7 +126,8 @@ class Lanit:
             others = [losses.aggregate(style_encoder(y), d_y)]
             if ds_weight > 0:
                 others.append(losses.aggregate(mapping(z2), d_y))
-            fake_reference, *fake_other = generator.decode(content.repeat(len(others), 1, 1, 1), torch.cat(others)).split(len(x))
+            contents = content.repeat(len(others), 1, 1, 1)
+            fake_reference, *fake_other = generator.decode(contents, torch.cat(others)).split(len(x))
 
         penalised = batch.step % self.options.loss.r1_every == 0
         self._update_discriminator(y, d_y, fake.detach(), penalised, report)
@@ -220,7 +221,9 @@ class Lanit:
         self._update(total + weight.cyc * cyc, "generator", "mapping", "style_encoder")
         report |= {"g_adv": adv.detach(), "sty": sty.detach(), "cyc": cyc.detach()}
 
-    def _update_reference_guided(self, x: Tensor, y: Tensor, d_x: Tensor, d_y: Tensor, report: dict[str, Tensor]) -> None:
+    def _update_reference_guided(
+        self, x: Tensor, y: Tensor, d_x: Tensor, d_y: Tensor, report: dict[str, Tensor]
+    ) -> None:
         weight = self.options.loss
         generator, style_encoder = self.networks["generator"], self.networks["style_encoder"]
         with torch.no_grad():  # this update is the generator's alone

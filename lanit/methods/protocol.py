@@ -30,8 +30,9 @@ class Method(Protocol):
 
     needs_labels: bool  # does it read pseudo labels?
     networks: nn.ModuleDict  # trained, in checkpoints
-    reduce_gradients: Callable[[Iterable[nn.Parameter]], None]  # `step` calls it between each backward and its update; set by training
-    averaged: nn.ModuleDict  # exponential moving averages (same names as in `networks`); these translate, and are the model file
+    averaged: nn.ModuleDict  # exponential moving averages, by the names in `networks`: these translate, and are the model
+    # Set by training; `step` calls it between each backward pass and its update.
+    reduce_gradients: Callable[[Iterable[nn.Parameter]], None]
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimisers, each over its own networks."""

@@ -19,7 +19,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.norm1 = nn.InstanceNorm2d(channels_in, affine=True) if normalise else nn.Identity()
         self.norm2 = nn.InstanceNorm2d(channels_in, affine=True) if normalise else nn.Identity()
-        self.skip = nn.Conv2d(channels_in, channels_out, 1, bias=False) if channels_in != channels_out else nn.Identity()
+        self.skip = _skip(channels_in, channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) → (B, C_out, H, W), or half of H and W."""
@@ -54,7 +54,7 @@ class AdaINBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         self.norm1 = AdaIN(style_size, channels_in)
         self.norm2 = AdaIN(style_size, channels_out)
-        self.skip = nn.Conv2d(channels_in, channels_out, 1, bias=False) if channels_in != channels_out else nn.Identity()
+        self.skip = _skip(channels_in, channels_out)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """x (B, C_in, H, W), style (B, S) → (B, C_out, H, W), or twice H and W."""
@@ -65,6 +65,10 @@ class AdaINBlock(nn.Module):
             residual, shortcut = (F.interpolate(t, scale_factor=2, mode="nearest") for t in (residual, shortcut))
         residual = self.conv2(F.leaky_relu(self.norm2(self.conv1(residual), style), 0.2))
         return (shortcut + residual) / math.sqrt(2)
+
+
+def _skip(channels_in: int, channels_out: int) -> nn.Module:
+    return nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1, bias=False)
 
 
 def initialise(module: nn.Module) -> None:

@@ -74,7 +74,8 @@ class Mapping(nn.Module):
         super().__init__()
         hidden = options.hidden_size
         sizes = [options.latent_size] + [hidden] * 4
-        self.shared = nn.Sequential(*(layer for a, b in zip(sizes, sizes[1:]) for layer in (nn.Linear(a, b), nn.ReLU())))
+        layers = (layer for a, b in zip(sizes, sizes[1:]) for layer in (nn.Linear(a, b), nn.ReLU()))
+        self.shared = nn.Sequential(*layers)
         # The N branches as one batched product a layer: no Python loop over domains.
         sizes = [hidden] * 4 + [options.style_size]
         self.weights = nn.ParameterList(torch.empty(domains, a, b) for a, b in zip(sizes, sizes[1:]))
@@ -137,5 +138,7 @@ def _trunk(size: int, options: NetworkOptions) -> tuple[nn.Sequential, int]:
 def _halvings(size: int, smallest: int) -> int:
     halvings = int(math.log2(size)) - int(math.log2(smallest))
     if size != smallest * 2**halvings or halvings < 1:
-        raise LanitError(f"size {size} cannot be halved down to {smallest}; use a power of two of at least {2 * smallest} pixels")
+        raise LanitError(
+            f"size {size} cannot be halved down to {smallest}; use a power of two of at least {2 * smallest} pixels"
+        )
     return halvings

@@ -30,4 +30,5 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises a different type for each way in which a file can be damaged
-        raise LanitError(f"the checkpoint {path} cannot be read ({type(error).__name__}); delete it to train from the start") from error
+        kind = type(error).__name__
+        raise LanitError(f"the checkpoint {path} cannot be read ({kind}); delete it to train from the start") from error

@@ -53,7 +53,9 @@ def train(
         LanitError: the batch does not divide among the processes, no image has a label, or a loss is not finite.
     """
     if options.batch % world.size:
-        raise LanitError(f"train.batch {options.batch} does not divide among {world.size} processes; use a multiple of {world.size}")
+        raise LanitError(
+            f"train.batch {options.batch} does not divide among {world.size} processes; use a multiple of {world.size}"
+        )
     torch.manual_seed(options.seed)
     method = create_method(
         options.method, options.settings, options.size, options.domains, labels, options.clip, world.device
@@ -65,7 +67,8 @@ def train(
 
     feed = Feed(options, manifest, labels if needs_labels(options.method) else None, world)
     if world.leads:
-        print(f"{options.method}, {len(options.domains)} domains: {len(feed.pool)} of {len(feed.store)} images can be drawn", flush=True)
+        drawn = f"{len(feed.pool)} of {len(feed.store)} images can be drawn"
+        print(f"{options.method}, {len(options.domains)} domains: {drawn}", flush=True)
     steps = -(-options.images // options.batch)
     first, seconds = _restore(output / "checkpoint.pt", method, config, world)
     if record:
@@ -81,7 +84,8 @@ def train(
         if record:
             record.add(losses)
             if done % options.log_every == 0 or done == steps:
-                record.write(done, min(done * options.batch, options.images), time.monotonic() - started, options.images)
+                seen = min(done * options.batch, options.images)
+                record.write(done, seen, time.monotonic() - started, options.images)
             if done in sample_steps:
                 record.picture(f"samples/{done * options.batch:08d}.png", sample_grid(method, *feed.samples()))
         if done in checkpoint_steps:
@@ -112,8 +116,8 @@ class Feed:
             self.labels = torch.from_numpy(found.astype(np.float32))
             if len(self.pool) < 2:
                 raise LanitError(
-                    f"only {len(self.pool)} of {len(found)} images have an active domain by the labels in {labels_folder}; "
-                    "look at the prompts and at the labeller's threshold"
+                    f"only {len(self.pool)} of {len(found)} images have an active domain by the labels in "
+                    f"{labels_folder}; look at the prompts and at the labeller's threshold"
                 )
 
     def batches(self, first: int, last: int) -> Iterator[StepBatch]:
@@ -137,14 +141,15 @@ class Feed:
         generator = torch.Generator().manual_seed(_mix(options.seed, step, world.rank))
         images = augment(self._images(rows), generator, crop=options.augment.crop, flip=options.augment.flip)
         labels = (None, None) if self.labels is None else self.labels[rows].to(world.device).split(count)
-        return StepBatch(*images.split(count), *labels, generator, step, min(1.0, step * options.batch / options.images))
+        progress = min(1.0, step * options.batch / options.images)
+        return StepBatch(*images.split(count), *labels, generator, step, progress)
 
     def _images(self, rows: np.ndarray) -> Tensor:
         return self.store.read(rows).to(self.world.device).float() / 127.5 - 1
 
 
 def code_version() -> str:
-    """The git revision of the code that runs, with `-dirty` where tracked files differ from it; `unknown` outside a checkout."""
+    """The git revision of the code that runs, `-dirty` where tracked files differ from it; `unknown` outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()

@@ -56,9 +56,9 @@ class Recorder:
         losses = self._fetch()
         pace = (images - self.pace[0]) / max(seconds - self.pace[1], 1e-9)
         self.pace = (images, seconds)
-        line = {"step": step, "images": images, "seconds": round(seconds, 2), "images_per_second": round(pace, 1)} | losses
+        line = {"step": step, "images": images, "seconds": round(seconds, 2), "images_per_second": round(pace, 1)}
         with open(self.path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(line | losses) + "\n")
         left = (budget - images) / pace
         shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
         print(f"{images:>9} of {budget} images  {pace:.0f}/s  {left:.0f} s left  {shown}", flush=True)
@@ -91,7 +91,9 @@ class Recorder:
             if not math.isfinite(value):
                 if self.tracked:
                     self.tracked.finish("FAILED")
-                raise LanitError(f"the loss {name} of the run in {self.folder} is {value}; lower the learning rate or its weight")
+                raise LanitError(
+                    f"the loss {name} of the run in {self.folder} is {value}; lower the learning rate or its weight"
+                )
         return dict(zip(names, values))
 
 

@@ -22,7 +22,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     options = parse(TrainOptions, read_options(arguments.options), "train")
     if min(options.images, options.batch, options.log_every) < 1 or min(options.samples, options.checkpoints) < 0:
-        raise LanitError("train.images, train.batch and train.log_every must be at least 1, samples and checkpoints at least 0")
+        raise LanitError(
+            "train.images, train.batch and train.log_every must be at least 1, samples and checkpoints at least 0"
+        )
     if needs_labels(options.method) and arguments.labels is None:
         raise LanitError(f"{options.method} trains on pseudo labels; give their folder with --labels")
 
