@@ -34,7 +34,7 @@ def manifest(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def judge(manifest) -> Path:
     path = manifest.parent / "judge.safetensors"
-    options = json.dumps({"width": 8, "epochs": 10, "batch": 32, "learning_rate": 0.01, "held_out": 0.2})
+    options = json.dumps({"width": 8, "epochs": 16, "batch": 32, "learning_rate": 0.01, "held_out": 0.2})
     assert main(["evaluate", "judge", "--options", options, "--manifest", str(manifest), "--output", str(path)]) == 0
     return path
 
