@@ -31,6 +31,7 @@ from lanit.comparison.scores import (
     read_scores,
 )
 from lanit.config import LanitError, parse, read_options
+from lanit.files import write_whole
 
 PAPER_N = 10  # domains in the paper's Table 1
 
@@ -83,12 +84,12 @@ def compare(
     second = tables.table2(all_scores, published)
     labels = [tables.labels_summary(qualities), tables.labels_table(qualities)] if qualities else []
     folder = output / "tables"
-    _write(folder / "comparison.csv", tables.comparison_csv(all_scores))
+    write_whole(folder / "comparison.csv", tables.comparison_csv(all_scores))
     for name, group in (("comparison", comparison), ("table1", first), ("table2", second)):
-        _write(folder / f"{name}.md", "\n".join(to_markdown(table) for table in group))
-        _write(folder / f"{name}.tex", "% \\usepackage{booktabs}\n" + "\n".join(to_latex(table) for table in group))
-    _write(folder / "labels.csv", tables.labels_csv(qualities))
-    _write(folder / "labels.md", "\n".join(map(to_markdown, labels)) or "No label quality was given.\n")
+        write_whole(folder / f"{name}.md", "\n".join(to_markdown(table) for table in group))
+        write_whole(folder / f"{name}.tex", "% \\usepackage{booktabs}\n" + "\n".join(to_latex(table) for table in group))
+    write_whole(folder / "labels.csv", tables.labels_csv(qualities))
+    write_whole(folder / "labels.md", "\n".join(map(to_markdown, labels)) or "No label quality was given.\n")
 
     chapters = []
     for dataset in sorted({score.dataset for score in all_scores}):
@@ -105,7 +106,7 @@ def compare(
     title = "Comparison of translation methods" + (f" · {options.sweep}" if options.sweep else "")
     command = _ui_command(track) if track else None
     headline, detail = [*first, *second, *labels[:1]], [*comparison, *labels[1:]]
-    _write(output / "report.html", render_report(title, all_scores, headline, detail, chapters, command))
+    write_whole(output / "report.html", render_report(title, all_scores, headline, detail, chapters, command))
     if track:
         _log(track, all_scores, grids, output, domains)
 
@@ -204,7 +205,7 @@ def _losses(dataset, losses, output: Path) -> list[Figure]:
 
 
 def _figure(output: Path, file: str, title: str, caption: str, png: bytes) -> Figure:
-    _write(output / file, png)
+    write_whole(output / file, png)
     return Figure(title, caption, png, file)
 
 
@@ -254,11 +255,3 @@ def _file_name(name: str) -> str:
 def _relative(path: Path) -> str:
     absolute = Path(os.path.abspath(path))
     return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
-    os.replace(temporary, path)

@@ -7,12 +7,12 @@ so it cannot leak.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lanit.config import LanitError, parse
+from lanit.files import write_whole
 
 if TYPE_CHECKING:
     import pandas
@@ -98,7 +98,7 @@ def read_card(path: Path | str) -> DatasetCard:
 def write_card(card: DatasetCard, path: Path | str) -> None:
     """Write `dataset.json`; `name` is left out where the dataset has none."""
     values = {key: value for key, value in asdict(card).items() if value is not None}
-    write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
+    write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def read_schema(path: Path | str) -> pyarrow.Schema:
@@ -121,7 +121,7 @@ def write_table(columns: dict[str, Any], path: Path | str, metadata: dict[str, A
         table = table.replace_schema_metadata({"lanit": json.dumps(metadata, sort_keys=True)})
     sink = pyarrow.BufferOutputStream()
     parquet.write_table(table, sink)
-    write_atomically(path, sink.getvalue().to_pybytes())
+    write_whole(path, sink.getvalue().to_pybytes())
 
 
 def read_metadata(path: Path | str) -> dict[str, Any]:
@@ -130,15 +130,6 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
     if b"lanit" not in metadata:
         raise LanitError(f"{path} was not made by lanit shard; run the command that makes it again")
     return json.loads(metadata[b"lanit"])
-
-
-def write_atomically(path: Path | str, data: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
 
 
 def _read_split(path: Path | str, split: str, columns: list[str]) -> pyarrow.Table:

@@ -245,13 +245,13 @@ def _read_notes(indices: list[Path], expected: str, plan: Path, rows: pyarrow.Ta
 
 
 def _write_quarantine(listed: list[tuple[str, str, str]], path: Path) -> None:
-    from lanit.data.manifest import write_atomically
+    from lanit.files import write_whole
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("split", "name", "reason"))
     writer.writerows(listed)
-    write_atomically(path, text.getvalue().encode())
+    write_whole(path, text.getvalue())
 
 
 def _check_damage(listed: list[tuple[str, str, str]], images: int, limit: float, quarantine: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lanit.config import LanitError
+from lanit.files import whole
 from lanit.data.images import decode_png
 
 END_OF_ARCHIVE = 1024  # bytes
@@ -30,17 +31,13 @@ def write_shard(path: Path | str, samples: Iterable[tuple[str, bytes]]) -> list[
     """
     from webdataset import TarWriter
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "wb") as file:
-        with TarWriter(file, user="lanit", group="lanit", mode=0o444, mtime=0, encoder=False) as writer:
-            for key, data in samples:
-                writer.write({"__key__": key, "png": data})
-    with tarfile.open(temporary, "r:") as tar:
-        places = [(member.offset_data, member.size) for member in tar]
-    os.replace(temporary, path)
-    return places
+    with whole(path) as part:
+        with open(part, "wb") as file:
+            with TarWriter(file, user="lanit", group="lanit", mode=0o444, mtime=0, encoder=False) as writer:
+                for key, data in samples:
+                    writer.write({"__key__": key, "png": data})
+        with tarfile.open(part, "r:") as tar:
+            return [(member.offset_data, member.size) for member in tar]
 
 
 def stream(tar: Path | str) -> Iterator[tuple[str, np.ndarray]]:

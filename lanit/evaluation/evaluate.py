@@ -74,7 +74,7 @@ def run_features(arguments: argparse.Namespace) -> None:
 
     from lanit.data.batches import ImageStore
     from lanit.evaluation.features import FeatureOptions, choose_device, load_extractor
-    from lanit.evaluation.tensors import write_tensors
+    from lanit.files import write_tensors
 
     options = parse(FeatureOptions, read_options(arguments.features), "features")
     extractor = load_extractor(options, choose_device(arguments.device))
@@ -98,7 +98,7 @@ def run_features(arguments: argparse.Namespace) -> None:
 
 def run_scores(arguments: argparse.Namespace) -> None:
     from lanit.evaluation.scores import Real, Translations, score
-    from lanit.evaluation.tensors import read_tensors, write_whole
+    from lanit.files import read_tensors, write_whole
 
     options = parse(ScoreOptions, read_options(arguments.options), "scores")
     record = read_run(arguments.run_folder)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lanit.config import LanitError
 from lanit.evaluation.scores import decide
-from lanit.evaluation.tensors import read_tensors, write_tensors
+from lanit.files import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from lanit.data.batches import ImageStore

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lanit.data.batches import ImageStore
     from lanit.evaluation.evaluate import read_run, read_test_truth
     from lanit.evaluation.features import FeatureOptions, choose_device, load_extractor
-    from lanit.evaluation.tensors import write_tensors
+    from lanit.files import write_tensors
     from lanit.methods import load_method
 
     record = read_run(arguments.run_folder)
@@ -220,7 +220,7 @@ def write_pictures(
 
     import numpy as np
 
-    from lanit.evaluation.tensors import write_whole
+    from lanit.files import write_whole
 
     file = io.BytesIO()
     np.savez(

@@ -11,7 +11,7 @@ import torch
 
 from lanit.config import LanitError
 from lanit.language.clip import ClipOptions, load_clip
-from lanit.language.files import write_arrays
+from lanit.files import write_tensors
 from lanit.language.prompts import base_features, check_prompts, text_features
 
 
@@ -39,7 +39,7 @@ def embed_texts(options: TextsOptions, output: Path) -> None:
     with torch.inference_mode():
         domains = text_features(clip, options.domains, options.templates)
         base = base_features(clip, options.templates)
-    write_arrays(output, {"domains": domains.numpy(), "base": base.numpy()}, {"names": list(options.domains)})
+    write_tensors(output, {"domains": domains.numpy(), "base": base.numpy()}, {"names": list(options.domains)})
 
 
 def embed_images(options: ImagesOptions, shard: Path, output: Path) -> None:
@@ -55,7 +55,7 @@ def embed_images(options: ImagesOptions, shard: Path, output: Path) -> None:
             pixels = torch.from_numpy(images).to(clip.pixels.mean.device).permute(0, 3, 1, 2).float() / 127.5 - 1
             embeddings.append(clip.encode_image(pixels).cpu().numpy())
             keys += names
-    write_arrays(output, {"embeddings": np.concatenate(embeddings)}, {"keys": keys})
+    write_tensors(output, {"embeddings": np.concatenate(embeddings)}, {"keys": keys})
 
 
 def _batches(samples: Iterator[tuple[str, np.ndarray]], size: int) -> Iterator[tuple[list[str], np.ndarray]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from lanit.config import LanitError, parse, read_options
-from lanit.language.files import read_arrays
+from lanit.files import read_tensors, write_whole
 from lanit.language.labels import (
     LabellerOptions,
     Labels,
@@ -69,9 +68,7 @@ def make_labels(
         write_labels(labels, output, split)
         quality["splits"][split] = _judge(labels, manifest, split)
     write_texts(texts, output / "texts.safetensors")
-    unfinished = output / f".quality.json.{os.getpid()}"
-    unfinished.write_text(json.dumps(quality, indent=2) + "\n")
-    os.replace(unfinished, output / "quality.json")
+    write_whole(output / "quality.json", json.dumps(quality, indent=2) + "\n")
     return quality
 
 
@@ -87,7 +84,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def _read_embeddings(paths: Sequence[Path], texts_path: Path, width: int) -> dict[str, np.ndarray]:
     rows: dict[str, np.ndarray] = {}
     for path in paths:
-        arrays, metadata = read_arrays(path, ("embeddings", "keys"))
+        arrays, metadata = read_tensors(path, ("embeddings", "keys"), "lanit embed")
         embeddings = arrays["embeddings"]
         if embeddings.shape[1] != width:
             raise LanitError(

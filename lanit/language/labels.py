@@ -7,7 +7,6 @@ prompt.
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from lanit.config import LanitError
-from lanit.language.files import read_arrays, write_arrays
+from lanit.files import read_tensors, whole, write_tensors
 
 
 @dataclass(frozen=True)
@@ -96,13 +95,13 @@ def label(options: LabellerOptions, similarities: np.ndarray, base: np.ndarray) 
 
 def read_texts(path: Path) -> Texts:
     """Read the texts that `lanit embed texts` or `lanit label` wrote."""
-    arrays, metadata = read_arrays(path, ("domains", "base", "names"))
+    arrays, metadata = read_tensors(path, ("domains", "base", "names"), "lanit embed")
     return Texts(tuple(metadata["names"]), arrays["domains"], arrays["base"])
 
 
 def write_texts(texts: Texts, path: Path) -> None:
     """Write texts in the form that `read_texts` reads."""
-    write_arrays(path, {"domains": texts.domains, "base": texts.base}, {"names": list(texts.names)})
+    write_tensors(path, {"domains": texts.domains, "base": texts.base}, {"names": list(texts.names)})
 
 
 def choose(texts: Texts, domains: Sequence[str]) -> Texts:
@@ -159,10 +158,8 @@ def write_labels(labels: Labels, folder: Path, split: str) -> None:
     columns += [labels.similarities[:, n].astype(np.float32) for n in range(len(labels.domains))]
     columns += [labels.labels[:, n].astype(bool) for n in range(len(labels.domains))]
     table = pyarrow.table(dict(zip(_columns(labels.domains), columns)))
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{split}.parquet.{os.getpid()}"
-    parquet.write_table(table, unfinished)
-    os.replace(unfinished, folder / f"{split}.parquet")
+    with whole(folder / f"{split}.parquet") as part:
+        parquet.write_table(table, part)
 
 
 def _columns(domains: Sequence[str]) -> list[str]:

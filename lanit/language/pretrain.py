@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lanit.config import LanitError
+from lanit.files import whole
 from lanit.language.clip import Pixels, find_model
 from lanit.language.prompts import check_templates, fill
 
@@ -304,9 +304,7 @@ def _check(options: PretrainOptions) -> None:
 def _save(towers: nn.Module, output: Path) -> None:
     from safetensors.torch import save_file
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     state = towers.state_dict().items()
-    save_file({key: value.contiguous(memory_format=torch.contiguous_format) for key, value in state}, unfinished)
-    os.replace(unfinished, output)
+    with whole(output) as part:
+        save_file({key: value.contiguous(memory_format=torch.contiguous_format) for key, value in state}, part)
     print(f"wrote {output}", flush=True)

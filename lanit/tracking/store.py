@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from lanit.config import LanitError, parse, read_options
+from lanit.files import write_whole
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -116,7 +117,7 @@ def make_store(options: TrackOptions, output: Path) -> Store:
     except Exception as error:  # MLflow's, SQLAlchemy's or the network's own: all mean that the store cannot be used
         raise LanitError(f"no MLflow store can be made at {options.uri} ({one_line(error)}); check the URI") from error
     store = Store(uri, options.sweep, experiments, parents)
-    write_text(output, json.dumps(dataclasses.asdict(store), indent=2) + "\n")
+    write_whole(output, json.dumps(dataclasses.asdict(store), indent=2) + "\n")
     return store
 
 
@@ -245,14 +246,6 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     """An exception's message on one line of at most `limit` characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -9,16 +9,15 @@ from typing import Any
 import torch
 
 from lanit.config import LanitError
+from lanit.files import whole
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (tensors and plain values) beside `path`, force it to disk, and rename it."""
-    temporary = path.with_suffix(".partial")
-    with open(temporary, "wb") as file:
+    with whole(path) as part, open(part, "wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def load(path: Path, device: torch.device) -> dict[str, Any]:

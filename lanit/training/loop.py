@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,13 +18,14 @@ from torch import Tensor
 from lanit.config import LanitError, digest
 from lanit.data.augment import augment
 from lanit.data.batches import ImageStore, prefetch, sample_indices
+from lanit.files import whole, write_whole
 from lanit.methods import create_method, needs_labels
 from lanit.methods.protocol import Method
 from lanit.training import checkpoint
 from lanit.training.averaging import average
 from lanit.training.distributed import World
 from lanit.training.options import TrainOptions
-from lanit.training.pictures import sample_grid, write_picture
+from lanit.training.pictures import sample_grid
 from lanit.training.record import Recorder
 
 
@@ -191,8 +191,8 @@ def _finish(
     from safetensors.torch import save_file
 
     weights = {name: value.contiguous() for name, value in method.averaged.state_dict().items()}
-    save_file(weights, output / "model.partial")
-    os.replace(output / "model.partial", output / "model.safetensors")
+    with whole(output / "model.safetensors") as part:
+        save_file(weights, part)
     described: dict[str, Any] = {
         "dataset": options.dataset,
         "method": options.method,
@@ -205,8 +205,7 @@ def _finish(
         "code": code_version(),
         "config": config,
     }
-    (output / "run.partial").write_text(json.dumps(described, indent=1))
-    os.replace(output / "run.partial", output / "run.json")
+    write_whole(output / "run.json", json.dumps(described, indent=1))
 
 
 def _spread(steps: int, count: int) -> set[int]:

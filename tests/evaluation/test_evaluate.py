@@ -15,7 +15,7 @@ from lanit.config import LanitError
 from lanit.data.manifest import read_truth
 from lanit.evaluation.fid import fid
 from lanit.evaluation.scores import Real, Translations, score
-from lanit.evaluation.tensors import read_tensors
+from lanit.files import read_tensors
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_scores_of_different_origins_are_not_mixed(make_run, translate, evaluate
     assert "is not of the training" in capsys.readouterr().err
     make_run(Perfect())
 
-    from lanit.evaluation.tensors import write_tensors
+    from lanit.files import write_tensors
 
     arrays, about = read_tensors(real, (), "")
     write_tensors(tmp_path / "other.safetensors", arrays, about | {"features": "judge-00000000"})
@@ -212,7 +212,7 @@ def test_scores_go_to_the_tracking_store_where_it_is_asked(make_run, translate, 
 
 def test_scoring_loads_no_torch():
     code = (
-        "import sys, lanit.evaluation.evaluate, lanit.evaluation.scores, lanit.evaluation.tensors;"
+        "import sys, lanit.evaluation.evaluate, lanit.evaluation.scores, lanit.files;"
         "import lanit.evaluation.translate, lanit.data.manifest; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -14,7 +14,7 @@ from lanit.data.batches import ImageStore
 from lanit.data.manifest import read_manifest
 from lanit.evaluation.features import FeatureOptions, load_extractor
 from lanit.evaluation.protocols import Pairs
-from lanit.evaluation.tensors import read_tensors, write_tensors
+from lanit.files import read_tensors, write_tensors
 from lanit.evaluation.translate import Translator, style_labels, translate_pairs
 from lanit.language.labels import Labels, adaptive, write_labels
 
@@ -182,7 +182,7 @@ def test_files_of_the_same_content_have_the_same_bytes_in_every_process(tmp_path
     import subprocess
 
     code = (
-        "import sys, numpy as np; from pathlib import Path; from lanit.evaluation.tensors import write_tensors;"
+        "import sys, numpy as np; from pathlib import Path; from lanit.files import write_tensors;"
         "write_tensors(Path(sys.argv[1]), {'b': np.arange(3), 'a': np.array(1.5)}, dict.fromkeys('zyxwvut', [1, None]))"
     )
     files = [tmp_path / f"{i}.safetensors" for i in range(3)]

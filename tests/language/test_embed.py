@@ -19,7 +19,7 @@ from lanit.cli import main
 from lanit.data.batches import ImageStore
 from lanit.data.manifest import read_manifest
 from lanit.language.clip import ClipOptions, load_clip
-from lanit.language.files import read_arrays
+from lanit.files import read_tensors
 from lanit.language.labels import adaptive, read_texts
 from lanit.language.prompts import base_features, text_features
 from lanit.language.quality import _scores
@@ -45,7 +45,7 @@ def test_images_are_embedded_in_the_shard_s_order(tiny, clip, faces, tmp_path, b
     options = json.dumps({"clip": asdict(tiny), "batch": batch})
     shard = faces.parent / "shards" / "train-1.tar"
     assert main(["embed", "images", "--options", options, "--shard", str(shard), "--output", str(output)]) == 0
-    arrays, metadata = read_arrays(output, ("embeddings", "keys"))
+    arrays, metadata = read_tensors(output, ("embeddings", "keys"), "lanit embed")
     rows = read_manifest(faces, "train")
     wanted = rows.index[rows["shard"] == 1]
     assert metadata["keys"] == rows.loc[wanted, "key"].tolist()

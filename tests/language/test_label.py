@@ -12,7 +12,7 @@ import pytest
 
 from lanit.cli import main
 from lanit.data.manifest import read_manifest, read_truth
-from lanit.language.files import read_arrays, write_arrays
+from lanit.files import read_tensors, write_tensors
 from lanit.language.labels import read_labels
 
 NAMES = ["hat", "glasses", "yacht"]
@@ -23,11 +23,11 @@ def inputs(faces, tmp_path, unit):
     """Random texts, and random embeddings of train and test whose rows are in another order than the manifest's."""
     rng = np.random.default_rng(1)
     arrays = {"domains": unit(rng, 3, 8), "base": unit(rng, 8)}
-    write_arrays(tmp_path / "texts.safetensors", arrays, {"names": NAMES})
+    write_tensors(tmp_path / "texts.safetensors", arrays, {"names": NAMES})
     for split, shard in (("train", 0), ("train", 1), ("test", 0)):
         rows = read_manifest(faces, split)
         keys = rows.loc[rows["shard"] == shard, "key"].tolist()[::-1]
-        write_arrays(tmp_path / f"{split}-{shard}.safetensors", {"embeddings": unit(rng, len(keys), 8)}, {"keys": keys})
+        write_tensors(tmp_path / f"{split}-{shard}.safetensors", {"embeddings": unit(rng, len(keys), 8)}, {"keys": keys})
     return tmp_path
 
 
@@ -42,14 +42,14 @@ def command(
 
 def test_labels_lie_in_the_manifest_s_order_with_their_similarities(inputs, faces):
     assert main(command(inputs, faces, domains=["yacht", "hat"])) == 0
-    texts, _ = read_arrays(inputs / "texts.safetensors", ())
+    texts, _ = read_tensors(inputs / "texts.safetensors", (), "lanit embed")
     for split, shards in (("train", 2), ("test", 1)):
         labels = read_labels(inputs / "labels", split)
         assert list(labels.keys) == read_manifest(faces, split)["key"].tolist()
         assert labels.domains == ("yacht", "hat")
         rows = {}
         for shard in range(shards):
-            arrays, metadata = read_arrays(inputs / f"{split}-{shard}.safetensors", ())
+            arrays, metadata = read_tensors(inputs / f"{split}-{shard}.safetensors", (), "lanit embed")
             rows |= dict(zip(metadata["keys"], arrays["embeddings"]))
         embeddings = np.stack([rows[key] for key in labels.keys])
         np.testing.assert_allclose(labels.similarities, embeddings @ texts["domains"][[2, 0]].T, atol=1e-6)
@@ -70,7 +70,7 @@ def test_quality_and_chosen_texts_are_written(inputs, faces):
     recall = (hats & truth["hat"].to_numpy()).sum() / max(1, truth["hat"].sum())
     assert test["per_domain"]["hat"]["recall"] == pytest.approx(recall)
     assert set(test["per_domain"]["yacht"]) == {"share_predicted"}
-    arrays, metadata = read_arrays(inputs / "labels" / "texts.safetensors", ("domains", "base"))
+    arrays, metadata = read_tensors(inputs / "labels" / "texts.safetensors", ("domains", "base"), "lanit label")
     assert metadata["names"] == ["yacht", "hat"] and arrays["domains"].shape == (2, 8)
 
 
@@ -95,14 +95,14 @@ def test_a_shard_given_twice(inputs, faces, capsys):
 
 def test_images_of_another_dataset(inputs, faces, capsys, unit):
     rows = unit(np.random.default_rng(0), 2, 8)
-    write_arrays(inputs / "other.safetensors", {"embeddings": rows}, {"keys": ["x", "y"]})
+    write_tensors(inputs / "other.safetensors", {"embeddings": rows}, {"keys": ["x", "y"]})
     assert main(command(inputs, faces, shards=["test-0", "other"])) == 2
     assert "2 of the 10 embedded images are not in" in capsys.readouterr().err
 
 
 def test_another_clip(inputs, faces, capsys, unit):
     rows = unit(np.random.default_rng(0), 2, 16)
-    write_arrays(inputs / "wide.safetensors", {"embeddings": rows}, {"keys": ["x", "y"]})
+    write_tensors(inputs / "wide.safetensors", {"embeddings": rows}, {"keys": ["x", "y"]})
     assert main(command(inputs, faces, shards=["wide"])) == 2
     assert "embeddings of 16 dimensions and" in capsys.readouterr().err
     assert not (inputs / "labels").exists()
@@ -110,7 +110,7 @@ def test_another_clip(inputs, faces, capsys, unit):
 
 def test_texts_in_place_of_embeddings(inputs, faces, capsys):
     assert main(command(inputs, faces, shards=["texts"])) == 2
-    assert "holds no 'embeddings'" in capsys.readouterr().err
+    assert "has no embeddings, keys; give a file that lanit embed wrote" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,7 @@ def test_files_that_are_not_labels(tmp_path):
     with pytest.raises(LanitError, match="no file at"):
         read_texts(tmp_path / "texts.safetensors")
     (tmp_path / "texts.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(LanitError, match="not a safetensors file"):
+    with pytest.raises(LanitError, match="is not what lanit embed writes"):
         read_texts(tmp_path / "texts.safetensors")
 
 

@@ -1,9 +1,14 @@
-"""Safetensors files of this stage as numpy arrays with metadata: the same content gives the same bytes."""
+"""Files between the stages: there as a whole or not at all, and the same content gives the same bytes.
+
+Stands on the ground beside `lanit.config`: every package writes through it. Nothing here needs torch.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +55,20 @@ def read_tensors(path: Path, needed: tuple[str, ...], command: str) -> tuple[dic
     return arrays, metadata
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all."""
+def write_whole(path: Path | str, data: bytes | str) -> None:
+    """Write a file, text as UTF-8, so that it is there as a whole or not at all; its folder is made."""
+    with whole(path) as part:
+        part.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def whole(path: Path | str) -> Iterator[Path]:
+    """Give the path of a file beside `path` to write; it takes the place of `path` if nothing is raised."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_bytes(data)
-    os.replace(part, path)
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
