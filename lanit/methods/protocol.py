@@ -2,52 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lanit.data.draws import Draws
 
-class Batch(Protocol):
-    """The samples of one step on one process; every random choice of the step comes from `generator`."""
 
-    source: Tensor  # (B, 3, H, W) float32 in [-1, 1]
-    reference: Tensor  # (B, 3, H, W) float32 in [-1, 1]
+@dataclass(frozen=True)
+class Batch:
+    """One part of the batch of a step: a process has one, or several one after the other (gradient accumulation).
+
+    Losses are sums over the whole batch, all parts of all processes, so that the parts' gradients add up to those of one
+    process with all the images: a mean over images is taken times `share`, and a mean over pairs is a sum over `pairs`.
+    """
+
+    source: Tensor  # (B, 3, H, W) float32 in [-1, 1], channels last
+    reference: Tensor  # the same
     source_labels: Tensor | None  # (B, N) float32 in {0, 1}; None for a method that needs no labels
     reference_labels: Tensor | None  # (B, N) float32 in {0, 1}
-    generator: torch.Generator  # on the CPU; a function of (seed, step, rank)
+    pairs: Tensor | None  # () float32, how many (image, active domain) pairs the references of the whole batch are
+    share: float  # of this part in the whole batch, in images
+    draws: Draws  # every random choice of the step; a function of (seed, step, place in the whole batch)
     step: int  # from 0
     progress: float  # share of the image budget seen before this step, in [0, 1)
 
 
-class Method(Protocol):
-    """A translation method: networks, one training step, and a way to translate.
+@dataclass(frozen=True)
+class Update:
+    """One descent of a step."""
 
-    Its constructor is `Method(options: the method's dataclass, size, domains: list[str], labels_folder or None, clip
-    options or None, device)`; see `lanit.methods.create_method`.
+    networks: tuple[str, ...]  # whose parameters move, and no others
+    # Part i → what to descend on, and its terms by name, detached: this part's contributions, which add up over all parts.
+    loss: Callable[[int], tuple[Tensor, dict[str, Tensor]]]
+    leaves: tuple[Tensor, ...] = ()  # what else receives a gradient
+    finish: Callable[[], None] = lambda: None  # after the parts' backward passes and before gradients are summed
+
+
+class Method(Protocol):
+    """A translation method: networks, the updates of one training step, and a way to translate.
+
+    Its constructor is `Method(options: the method's dataclass, size, domains: list[str], language, labels_folder, device)`;
+    see `lanit.methods.create_method`.
     """
 
     needs_labels: bool  # does it read pseudo labels?
+    splits: bool  # may a process work through its batch in parts? Not where a loss is not a sum over images or pairs
     networks: nn.ModuleDict  # trained, in checkpoints
     averaged: nn.ModuleDict  # exponential moving averages, by the names in `networks`: these translate, and are the model
-    # Set by training; `step` calls it between each backward pass and its update.
-    reduce_gradients: Callable[[Iterable[nn.Parameter]], None]
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """The optimisers, each over its own networks."""
+        """The optimisers, by the names of the networks that they move."""
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Take one training step; return losses as detached scalars on the device, without synchronising."""
+    def updates(self, parts: Sequence[Batch]) -> Iterator[Update]:
+        """Yield the updates of one step, each to be taken before the next is asked for; nothing waits for the device."""
 
     def averaging(self, progress: float) -> dict[str, float]:
         """Name in `averaged` → decay of its moving average at this point; a decay of 0 copies the network."""
 
-    def reference_style(self, references: Tensor, labels: Tensor | None) -> Tensor:
-        """Style code (B, S) of reference images (B, 3, H, W); `labels` (B, N) are the method's own labels of them."""
+    def compile(self) -> None:
+        """Have `torch.compile` make the networks faster, where it can."""
 
-    def latent_style(self, domain: int, count: int, generator: torch.Generator) -> Tensor:
-        """`count` style codes (count, S) drawn for one domain (or cluster) from the latent."""
+    def cover(self, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Labels (M, N) of the label stage → the method's own (M, N'): it may have a slack domain for images without."""
+
+    def relabels(self, step: int, progress: float) -> bool:
+        """Are the labels to be made anew before this step?"""
+
+    def relabel(self, embeddings: Tensor) -> NDArray[np.bool_]:
+        """Labels (M, N') by what the prompts are now, of images by their cached embeddings (M, k)."""
+
+    def write(self, folder: Path) -> None:
+        """Write into the folder of a finished run what it needs beside the averaged networks."""
+
+    def reference_style(self, references: Tensor, labels: Tensor | None) -> Tensor:
+        """Style codes (B, S) of reference images (B, 3, H, W); `labels` (B, N') are the method's own labels of them."""
+
+    def latent_style(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Style codes (B, S) drawn from the latent for the active domains (or clusters) of `labels` (B, N')."""
 
     def translate(self, sources: Tensor, styles: Tensor) -> Tensor:
         """Translations (B, 3, H, W) in [-1, 1] by the averaged networks, without gradients."""
