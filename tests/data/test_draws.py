@@ -23,8 +23,8 @@ def test_parts_get_slices_of_what_the_whole_batch_gets(count):
 
 
 def test_numbers_are_a_function_of_seed_and_step():
-    for _ in range(2):
-        torch.manual_seed(torch.seed() % 1000)  # the state of torch's own generator plays no part
+    for state in (0, 1):
+        torch.manual_seed(state)  # which plays no part
         seen = {(seed, step): Draws(seed, step, 0, 2, 2).uniform(50) for seed in (0, 1, 2) for step in (0, 1, 2)}
         again = Draws(1, 2, 0, 2, 2).uniform(50)
         assert torch.equal(seen[1, 2], again)
