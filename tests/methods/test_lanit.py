@@ -222,7 +222,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(lanit, learned, parts):
     whole, split = (gradients(lanit(learned, **loss), batch(0.7, parts=k)) for k in (1, parts))
     for ones, others in zip(whole, split):
         scale = max(g.abs().max().item() for g in ones.values())
-        assert all((g - others[key]).abs().max().item() < 1e-5 * scale for key, g in ones.items())
+        assert max((g - others[key]).abs().max().item() for key, g in ones.items()) < 1e-4 * scale
     reports = [take_step(lanit(learned, **loss), batch(0.7, parts=k)) for k in (1, parts)]
     assert reports[0].keys() == reports[1].keys()
     # The first update sees the same networks; the later ones networks that Adam moved, by signs that rounding can flip.
@@ -256,9 +256,7 @@ def test_a_lazy_penalty_comes_every_few_iterations_with_its_whole_weight(lanit):
 
 
 def test_an_update_without_the_penalty_is_the_same_in_one_pass_or_two(lanit):
-    one, two = gradients(lanit(r1_every=2), batch(step=1))[0], gradients(lanit(r1=0.0), batch(step=0))[0]
-    draws = [Draws(0, step, 0, 4, 4).normal(1) for step in (0, 1)]
-    assert not torch.equal(*draws)  # the steps' latents differ, so compare on the reference-guided update, which has none
+    # The reference-guided one, which has no latents: those of two steps differ.
     one, two = gradients(lanit(r1_every=2), batch(step=1))[1], gradients(lanit(r1=0.0), batch(step=0))[1]
     for key in one:
         torch.testing.assert_close(one[key], two[key], atol=1e-5, rtol=1e-4)
@@ -267,7 +265,7 @@ def test_an_update_without_the_penalty_is_the_same_in_one_pass_or_two(lanit):
 def test_language_loss_reaches_generator_and_mapping_through_the_frozen_tower(lanit):
     reached = {}
     for dl in (0.0, 5.0):
-        found = gradients(lanit(dl=dl, adv=0.0, cyc=0.0, sty=0.0, ds=0.0), batch())[2]
+        found = gradients(lanit(dl=dl, adv=0.0, cyc=0.0, sty=0.0, ds=0.0, similarity="logit"), batch())[2]
         reached[dl] = {name.split(".")[0] for name, g in found.items() if g.any()}
     assert reached == {0.0: set(), 5.0: {"generator", "mapping"}}
 
