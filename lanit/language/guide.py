@@ -95,7 +95,7 @@ class Guide:
 
 def write_language(
     folder: Path,
-    guide: Guide,
+    clip: dict[str, Any],
     texts: Tensor,
     domains: Sequence[str],
     prompts: Prompts | None,
@@ -108,7 +108,7 @@ def write_language(
 
     Args:
         folder: of the run.
-        guide: of the training.
+        clip: the training's ClipOptions.
         texts: (N + 1, k), the base prompt last; what the averaged networks belong to.
         domains: the N names.
         prompts: what gave `texts`, where they learned.
@@ -119,7 +119,7 @@ def write_language(
     if prompts is not None:
         told = {"templates": prompts.describe(), "labels": changes}
         write_whole(folder / "prompts.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-    carry_clip(guide.options.clip, folder)
+    carry_clip(clip, folder)
 
 
 def carry_clip(clip: dict[str, Any], folder: Path) -> None:

@@ -144,11 +144,12 @@ class Lanit:
 
     def compile(self) -> None:
         generator = self.networks["generator"]
-        generator.encode, generator.decode = torch.compile(generator.encode), torch.compile(generator.decode)
-        self.networks["mapping"].compile()
-        self.networks["style_encoder"].compile()
+        generator.encode = torch.compile(generator.encode, dynamic=False)
+        generator.decode = torch.compile(generator.decode, dynamic=False)
+        self.networks["mapping"].compile(dynamic=False)
+        self.networks["style_encoder"].compile(dynamic=False)
         # Not where R1 is: a second derivative through compiled code is not to be had.
-        self._discriminate = torch.compile(self.networks["discriminator"])
+        self._discriminate = torch.compile(self.networks["discriminator"], dynamic=False)
 
     def cover(self, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return with_slack(labels) if self.slack else labels

@@ -157,11 +157,7 @@ class Tunit:
         generator.encode = torch.compile(generator.encode, dynamic=False)
         generator.decode = torch.compile(generator.decode, dynamic=False)
 
-    def relabels(self, step: int, progress: float) -> bool:
-        """There are no labels."""
-        return False
-
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, embeddings: Tensor | None) -> None:
         """The averaged networks are all that translating needs."""
 
     def reference_style(self, references: Tensor, labels: Tensor | None = None) -> Tensor:

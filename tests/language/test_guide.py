@@ -132,7 +132,7 @@ def test_a_run_keeps_the_averaged_texts_what_they_learned_and_its_clip(make, tmp
         averaged.vectors += torch.linspace(-1, 1, 16)
     changes = label_changes(np.eye(2, dtype=bool), np.ones((2, 2), dtype=bool), DOMAINS)
     run = tmp_path / "run"
-    write_language(run, guide, averaged(), DOMAINS, averaged, changes)
+    write_language(run, guide.options.clip, averaged(), DOMAINS, averaged, changes)
     texts = read_texts(run / "texts.safetensors")
     assert texts.names == tuple(DOMAINS)
     assert (np.concatenate([texts.domains, texts.base[None]]) == averaged().detach().numpy()).all()
@@ -141,7 +141,7 @@ def test_a_run_keeps_the_averaged_texts_what_they_learned_and_its_clip(make, tmp
     assert told["templates"][0]["vectors"][0]["moved"] > 0
     files = {"clip.json", "clip.safetensors", "prompts.json", "texts.safetensors"}
     assert {path.name for path in run.iterdir()} == files
-    write_language(tmp_path / "frozen", guide, guide.texts, DOMAINS, None, None)
+    write_language(tmp_path / "frozen", guide.options.clip, guide.texts, DOMAINS, None, None)
     assert {path.name for path in (tmp_path / "frozen").iterdir()} == files - {"prompts.json"}
 
 
