@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     if method.needs_labels:
         if arguments.labels is None:
             raise LanitError(f"{record['method']} takes styles by pseudo labels; give their folder with --labels")
-        labels, unlabelled = style_labels(arguments.labels, keys, record["domains"])
+        labels, unlabelled = style_labels(method, arguments.labels, keys, record["domains"])
 
     pairs = draw_pairs(truth, known, options.classes, options.protocol)
     translator = Translator(method, ImageStore(arguments.manifest, SPLIT), labels, options.batch, device)
@@ -80,27 +80,50 @@ def run(arguments: argparse.Namespace) -> None:
         "config": record["config"],
     }
     rows = draw_picture_rows(truth, known, options.classes, options.picture_sources, options.protocol.seed)
-    names = record["domains"] if method.needs_labels else [f"cluster {i + 1}" for i in range(len(record["domains"]))]
+    names = domain_names(record["domains"], method.needs_labels)
     write_pictures(arguments.pictures, translator, *rows, options.classes, names, options.protocol.seed)
     write_tensors(arguments.output, arrays, metadata)
     made = f"{len(pairs.source)} translations by {record['method']} with {len(record['domains'])} domains"
     print(f"{made}, {extractor.name} features")
 
 
-def style_labels(folder: Path, keys: list[str], domains: list[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def domain_names(domains: list[str], labelled: bool) -> list[str]:
+    """What a run's domains are called: clusters by their number, where the method is not led by the names."""
+    return domains if labelled else [f"cluster {i + 1}" for i in range(len(domains))]
+
+
+def method_labels(method: Method, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Labels (M, N) of the named domains as the method's own (M, N')."""
+    return method.cover(labels) if method.needs_labels else labels
+
+
+def at_least_one(method: Method, labels: NDArray[np.bool_], similarities: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The method's labels (M, N') of images, by their pseudo labels and similarities (M, N).
+
+    An image above the threshold in no domain is in the method's slack domain, where it has one, or else in its nearest.
+    """
+    import numpy as np
+
+    chosen = np.array(method_labels(method, labels), dtype=bool)
+    without = ~chosen.any(axis=1)
+    chosen[without, similarities[without].argmax(axis=1)] = True
+    return chosen
+
+
+def style_labels(
+    method: Method, folder: Path, keys: list[str], domains: list[str]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Read the pseudo labels that references get their style by.
 
-    An image above the threshold in no domain takes the style of its nearest one, so that every method is scored on the
-    same pairs; scores.json says for how many.
+    An image above the threshold in no domain gets a style all the same (see `at_least_one`), so that every method is
+    scored on the same pairs; scores.json says for how many.
 
     Returns:
-        labels (n, N), each row with at least one domain, and which rows (n,) had none.
+        the method's labels (n, N'), each row with at least one domain, and which rows (n,) were in none of the N.
 
     Raises:
         LanitError: the labels are of other images or other domains.
     """
-    import numpy as np
-
     from lanit.language.labels import read_labels
 
     labels = read_labels(folder, SPLIT)
@@ -111,10 +134,7 @@ def style_labels(folder: Path, keys: list[str], domains: list[str]) -> tuple[NDA
             f"the labels in {folder} are of the domains {', '.join(labels.domains)}, "
             f"the run's are {', '.join(domains)}; give the labels that it was trained with"
         )
-    chosen = np.array(labels.labels, dtype=bool)
-    without = ~chosen.any(axis=1)
-    chosen[without, labels.similarities[without].argmax(axis=1)] = True
-    return chosen, without
+    return at_least_one(method, labels.labels, labels.similarities), ~labels.labels.any(axis=1)
 
 
 class Translator:
@@ -141,30 +161,36 @@ class Translator:
         return torch.cat(styles)
 
     def latent_styles(self, domains: int, seed: int) -> Tensor:
-        """One style (N, S) drawn for each domain."""
+        """One style (N, S) drawn for each of the N named domains."""
+        import numpy as np
         import torch
 
-        generator = torch.Generator().manual_seed(seed)
+        each = torch.from_numpy(method_labels(self.method, np.eye(domains, dtype=bool))).to(self.device).float()
         with torch.no_grad():
-            return torch.cat([self.method.latent_style(domain, 1, generator) for domain in range(domains)])
+            return self.method.latent_style(each, torch.Generator().manual_seed(seed))
 
     def translate(self, rows: NDArray[np.int64], styles: Tensor) -> Tensor:
-        """Translate a batch, and round as a saved PNG would: uint8 (B, 3, H, W) on the CPU.
-
-        Raises:
-            LanitError: a translation is not finite.
-        """
-        import torch
-
-        with torch.no_grad():
-            images = self.method.translate(self.read(rows), styles)
-        if not torch.isfinite(images).all():
-            raise LanitError("the run's translations are not finite; its training diverged, so train it anew")
-        return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).cpu()
+        """Translations of a batch, uint8 (B, 3, H, W) on the CPU."""
+        return translate_images(self.method, self.read(rows), styles)
 
     def grid(self, rows: NDArray[np.int64], styles: Tensor) -> NDArray[np.uint8]:
         """Every source with every style: uint8 (S, R, H, W, 3)."""
         return _pixels([self.translate(row.repeat(len(styles)), styles) for row in rows])
+
+
+def translate_images(method: Method, images: Tensor, styles: Tensor) -> Tensor:
+    """Translate images (B, 3, H, W) in [-1, 1], and round as a saved PNG would: uint8 (B, 3, H, W) on the CPU.
+
+    Raises:
+        LanitError: a translation is not finite.
+    """
+    import torch
+
+    with torch.no_grad():
+        images = method.translate(images, styles)
+    if not torch.isfinite(images).all():
+        raise LanitError("the run's translations are not finite; its training diverged, so train it anew")
+    return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).cpu()
 
 
 def translate_pairs(

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lanit.config import LanitError
@@ -136,15 +138,18 @@ class Lanit:
         self._update_reference_guided(x, y, d_x, d_y, report)
         return report
 
+    def cover(self, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return labels
+
     @torch.no_grad()
     def reference_style(self, references: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None, "LANIT takes a reference's style from its active domains"
         return losses.aggregate(self.averaged["style_encoder"](references), labels)
 
     @torch.no_grad()
-    def latent_style(self, domain: int, count: int, generator: torch.Generator) -> Tensor:
-        latent = torch.randn(count, self.options.network.latent_size, generator=generator).to(self.device)
-        return self.averaged["mapping"](latent)[:, domain]
+    def latent_style(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        latent = torch.randn(len(labels), self.options.network.latent_size, generator=generator).to(self.device)
+        return losses.aggregate(self.averaged["mapping"](latent), labels)
 
     @torch.no_grad()
     def translate(self, sources: Tensor, styles: Tensor) -> Tensor:
