@@ -1,4 +1,7 @@
-"""Stage `translate`: `lanit translate --run RUN --manifest … [--labels DIR] --options … --output … --pictures …`."""
+"""Stage `translate`: `lanit translate --run RUN --manifest … [--labels DIR] --options … --output … --pictures …`.
+
+The command's second form, with `--source`, is carried out by `lanit.evaluation.apply`.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from lanit.methods.protocol import Method
 
 SPLIT = "test"
+# Which arguments belong to the stage, and which to the use of a trained model.
+STAGE = ("manifest", "labels", "options", "pictures")
+USE = ("source", "text", "reference", "strength", "seed", "grid")
 
 
 @dataclass(frozen=True)
@@ -34,17 +40,53 @@ class TranslateOptions:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", dest="run_folder", required=True, type=Path, help="folder of a finished training")
-    parser.add_argument("--manifest", required=True, type=Path, help="manifest.parquet of the dataset")
-    parser.add_argument("--labels", type=Path, help="folder of pseudo labels, for a method that needs them")
-    parser.add_argument("--options", required=True, help="JSON, or the path of a JSON or YAML file")
-    parser.add_argument("--output", required=True, type=Path, help="translations.safetensors to write")
-    parser.add_argument("--pictures", required=True, type=Path, help="pictures.npz to write")
+    text = "what to write: a picture, or a folder for several; of test images, translations.safetensors"
+    parser.add_argument("--output", required=True, type=Path, help=text)
     text = "auto is a GPU where there is one"
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help=text)
+
+    use = parser.add_argument_group("pictures of your own")
+    text = "a JPEG, PNG or WebP file, or a folder whose files are all translated"
+    use.add_argument("--source", type=Path, metavar="IMAGE_OR_FOLDER", help=text)
+    text = "names of the run's domains, as in \"blond hair, smiling\": draw a style of them (again for several targets)"
+    use.add_argument("--text", action="append", metavar="DOMAINS", help=text)
+    text = "take the style of this picture, in the domains that CLIP sees in it, or in exactly those of --text"
+    use.add_argument("--reference", action="extend", nargs="+", type=Path, metavar="IMAGE", help=text)
+    text = "from 0, the source's own style, to 1, the target's (default)"
+    use.add_argument("--strength", type=float, help=text)
+    use.add_argument("--seed", type=int, help="of the styles drawn for --text (default 0)")
+    text = "make one picture: targets in the first row, sources in the first column"
+    use.add_argument("--grid", action="store_true", default=None, help=text)
+
+    stage = parser.add_argument_group("test images, for the scores")
+    stage.add_argument("--manifest", type=Path, help="manifest.parquet of the dataset")
+    stage.add_argument("--labels", type=Path, help="folder of pseudo labels, for a method that needs them")
+    stage.add_argument("--options", help="JSON, or the path of a JSON or YAML file")
+    stage.add_argument("--pictures", type=Path, help="pictures.npz to write")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Translate test images, or with `--source` pictures of the user's own."""
+    stage, use = (
+        [f"--{name}" for name in names if getattr(arguments, name) is not None] for names in (STAGE, USE)
+    )
+    if stage and use:
+        raise LanitError(f"{stage[0]} is for test images and {use[0]} for pictures of your own; leave one of them out")
+    if use:
+        if arguments.source is None:
+            raise LanitError(f"{use[0]} needs --source: the picture, or the folder of pictures, to translate")
+        from lanit.evaluation.apply import apply
+
+        return apply(arguments)
+    lacking = [f"--{name}" for name in ("manifest", "options", "pictures") if getattr(arguments, name) is None]
+    if lacking:
+        raise LanitError(f"give --source to translate pictures of your own; test images need {', '.join(lacking)}")
+    translate_test_images(arguments)
+
+
+def translate_test_images(arguments: argparse.Namespace) -> None:
+    """Translate the protocol's pairs of the test split, and write features and pictures for the scores."""
     options = parse(TranslateOptions, read_options(arguments.options), "translate")
     if options.batch < 1 or options.picture_sources < 1:
         raise LanitError("translate.batch and translate.picture_sources must be at least 1")
