@@ -28,24 +28,24 @@ def draw_grid(
     grid = np.concatenate([np.concatenate(row, axis=1) for row in [header, *rows]])
     picture = Image.fromarray(grid.repeat(factor, axis=0).repeat(factor, axis=1))
     cell = size * factor
-    for column, (_, words) in enumerate(targets, start=1):
+    for column, (reference, words) in enumerate(targets, start=1):
         if words is not None:
-            _write_words(picture, words, column * cell, cell)
+            _write_words(picture, words, column * cell, cell, at_the_foot=reference is not None)
     return np.asarray(picture)
 
 
-def _write_words(picture: Image.Image, words: str, left: int, cell: int) -> None:
-    """Write words into the middle of a cell of the first row, as large as they fit, readable on any picture."""
-    room = cell * 0.92
-    for points in range(cell // 6, 7, -1):
+def _write_words(picture: Image.Image, words: str, left: int, cell: int, at_the_foot: bool) -> None:
+    """Write words into a cell of the first row, as large as they fit, and readable on any picture."""
+    draw, room = ImageDraw.Draw(picture), cell * 0.92
+    place = {"xy": (left + cell / 2, cell * (0.96 if at_the_foot else 0.5)), "anchor": "md" if at_the_foot else "mm"}
+    for points in range(cell // (9 if at_the_foot else 7), 7, -1):
         font = ImageFont.load_default(points)
-        lines = _wrap(words, font, room)
-        if len(lines) * points * 1.25 <= room and all(font.getlength(line) <= room for line in lines):
+        look = {**place, "font": font, "align": "center", "spacing": 1, "stroke_width": points // 8}
+        text = "\n".join(_wrap(words, font, room))
+        box = draw.multiline_textbbox(text=text, **look)
+        if box[2] - box[0] <= room and box[3] - box[1] <= room:
             break
-    draw, middle = ImageDraw.Draw(picture), (left + cell / 2, cell / 2)
-    draw.multiline_text(
-        middle, "\n".join(lines), "black", font, "mm", align="center", stroke_width=points // 8, stroke_fill="white"
-    )
+    draw.multiline_text(text=text, fill="black", stroke_fill="white", **look)
 
 
 def _wrap(words: str, font: ImageFont.FreeTypeFont, room: float) -> list[str]:
