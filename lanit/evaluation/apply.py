@@ -308,7 +308,7 @@ def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
         Image.fromarray(pixels).save(file, FORMATS[path.suffix.lower()], quality=95)
         write_whole(path, file.getvalue())
     except (OSError, ValueError) as error:  # WebP and JPEG end at 16 and 65 thousand pixels a side
-        raise LanitError(f"{path} cannot be written ({error}); choose another --output, a .png if it is large") from None
+        raise LanitError(f"{path} cannot be written ({error}); choose another --output (a .png if large)") from None
 
 
 def _words(text: str) -> list[str]:
