@@ -19,6 +19,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from lanit import ranks
 from lanit.config import LanitError
 from lanit.language.guide import LanguageOptions
+from lanit.methods.losses import aggregate
 from lanit.methods.protocol import Batch, Update
 from lanit.methods.tunit_losses import contrastive_loss, gradient_penalty, hinge_loss, mutual_information
 from lanit.methods.views import ViewOptions, second_view
@@ -165,17 +166,16 @@ class Tunit:
         with torch.no_grad():
             return self.averaged["key_encoder"](references)[0]
 
-    def latent_style(self, domain: int, count: int, generator: torch.Generator) -> Tensor:
-        """Draw styles (count, S) of cluster `domain`, Gaussian about the mean of the cluster's styles.
+    def latent_style(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw styles (B, S), each the mean of one draw from every active cluster of `labels` (B, K).
 
-        TUNIT has no mapping network; its paper shows the average style of a cluster. The spread about it, by the
-        variance of each component, is an addition of ours.
+        A draw is Gaussian about the mean of the cluster's styles. TUNIT has no mapping network; its paper shows the
+        average style of a cluster. The spread about it, by the variance of each component, is an addition of ours.
         """
-        if not 0 <= domain < self.clusters:
-            raise LanitError(f"there is no cluster {domain}; TUNIT was made with {self.clusters}, counted from 0")
-        mean, deviation = self.averaged["clusters"].moments(domain)
-        noise = torch.randn(count, mean.shape[0], generator=generator, device=generator.device)
-        return mean + deviation * noise.to(mean.device)
+        moments = [self.averaged["clusters"].moments(cluster) for cluster in range(self.clusters)]
+        mean, deviation = (torch.stack(values) for values in zip(*moments))  # (K, S)
+        noise = torch.randn(len(labels), *mean.shape, generator=generator, device=generator.device)
+        return aggregate(mean + deviation * noise.to(mean.device), labels)
 
     def translate(self, sources: Tensor, styles: Tensor) -> Tensor:
         """Translations (B, 3, H, W) in [-1, 1] of sources by styles (B, S), by the averaged generator."""

@@ -394,6 +394,13 @@ def test_a_reference_style_is_the_mean_of_its_active_domains_styles(lanit):
     assert method.translate(part.source, expected).abs().max() <= 1
 
 
+def test_a_drawn_style_is_the_mean_of_its_active_domains_styles(lanit):
+    method, (part,) = lanit(), batch()
+    latent = torch.randn(4, 5, generator=torch.Generator().manual_seed(3))
+    expected = losses.aggregate(method.averaged["mapping"](latent), part.reference_labels)
+    torch.testing.assert_close(method.latent_style(part.reference_labels, torch.Generator().manual_seed(3)), expected)
+
+
 def test_mistakes_are_named(lanit):
     with pytest.raises(LanitError, match=r"train.lanit.loss has an unknown key 'dll'; did you mean 'dl'"):
         create_method("lanit", {"loss": {"dll": 1}}, 16, ["a", "b"])

@@ -327,13 +327,17 @@ def test_translates_by_reference_and_by_cluster():
     torch.testing.assert_close(by_reference[:3], method.reference_style(batch.reference[:3], None))
     output = method.translate(batch.source, by_reference)
     assert output.shape == batch.source.shape and output.abs().max() <= 1 and not output.requires_grad
-    drawn = [method.latent_style(1, 4, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    one, two = torch.tensor([[0.0, 1, 0]]), torch.tensor([[0.0, 1, 1]])
+    drawn = [method.latent_style(one.repeat(4, 1), torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-    many, (mean, deviation) = method.latent_style(1, 4000, torch.Generator()), method.averaged["clusters"].moments(1)
+    (_, (mean, deviation), (other_mean, other_deviation)) = map(method.averaged["clusters"].moments, range(3))
+    many = method.latent_style(one.repeat(4000, 1), torch.Generator())
     torch.testing.assert_close(many.mean(0), mean, atol=float(deviation.max()) * 0.1, rtol=0)
     torch.testing.assert_close(many.std(0), deviation, atol=1e-6, rtol=0.1)
-    with pytest.raises(LanitError, match="no cluster 3"):
-        method.latent_style(3, 1, torch.Generator())
+    many = method.latent_style(two.repeat(4000, 1), torch.Generator())
+    spread = (deviation.square() + other_deviation.square()).sqrt() / 2  # of the mean of two independent draws
+    torch.testing.assert_close(many.mean(0), (mean + other_mean) / 2, atol=float(spread.max()) * 0.1, rtol=0)
+    torch.testing.assert_close(many.std(0), spread, atol=1e-6, rtol=0.1)
 
 
 @pytest.mark.parametrize(
