@@ -291,6 +291,79 @@ def test_a_saved_and_loaded_method_goes_on_with_the_same_bits(progress):
     assert all(torch.equal(a[name][k], b[name][k]) for name in a for k in a[name])
 
 
+# On a GPU
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5])
+def test_nothing_in_a_step_makes_the_host_wait_for_the_device(progress):
+    method, batch = make(), make_batch(0, progress)
+    updates = method.updates([batch])
+    while True:
+        with NothingWaits():
+            update = next(updates, None)
+            if update is None:
+                break
+            parameters = [p for name in update.networks for p in method.networks[name].parameters()]
+            loss, _ = update.loss(0)
+            loss.backward(inputs=parameters)
+        for name in update.networks:
+            method.optimisers()[name].step()
+
+
+def test_what_waits_is_seen():
+    x, mask = torch.rand(4), torch.rand(4) > 0.5
+    waiting = (
+        lambda: x[mask],
+        lambda: x.sum().item(),
+        lambda: float(x.sum()),
+        lambda: bool(mask.any()),
+        lambda: mask.nonzero(),
+        lambda: x.masked_select(mask),
+        lambda: x.unique(),
+        lambda: torch.equal(x, x),
+        lambda: x.index_put_((mask,), x),
+        lambda: x.__setitem__(mask, x[:1]),
+        lambda: torch.tensor([1.0], device=x.device),
+    )
+    for wait in waiting:
+        with pytest.raises(AssertionError, match="wait"), NothingWaits():
+            wait()
+    with NothingWaits():
+        x[torch.arange(2)], torch.where(mask, x, 0), x.masked_fill(mask, 0), x[1:], x * 2
+
+
+def test_half_precision_keeps_codes_clusters_and_losses_in_full():
+    exact, half = (make(network={**SMALL["network"], "cluster_deviation": 1.0}) for _ in range(2))
+    for seed, progress in enumerate((0.0, 0.5, 0.6)):
+        expected, found = {}, {}
+        for method, terms, halved in ((exact, expected, False), (half, found, True)):
+            for update in method.updates([make_batch(seed, progress)]):
+                with torch.autocast("cpu", torch.bfloat16, enabled=halved):
+                    loss, new = update.loss(0)
+                terms |= new
+                parameters = [p for name in update.networks for p in method.networks[name].parameters()]
+                loss.backward(inputs=parameters)
+                for name in update.networks:
+                    method.optimisers()[name].step()
+                    method.optimisers()[name].zero_grad()
+        assert expected.keys() == found.keys()
+        for name, term in found.items():
+            assert term.dtype == torch.float32
+            torch.testing.assert_close(term, expected[name], atol=0.05, rtol=0.05, msg=lambda m: f"{name}: {m}")
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in half.networks.state_dict().values() if p.ndim)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_compiled_networks_take_the_same_steps():
+    plain, compiled = make(), make()
+    compiled.compile()
+    for seed, progress in enumerate((0.0, 0.5, 0.5)):
+        expected, found = (take_step(method, make_batch(seed, progress)) for method in (plain, compiled))
+        for name in expected:
+            torch.testing.assert_close(found[name], expected[name], atol=1e-3, rtol=1e-3)
+    assert compiled.networks.state_dict().keys() == plain.networks.state_dict().keys()
+
+
 # Learning
 
 
