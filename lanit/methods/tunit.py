@@ -151,12 +151,16 @@ class Tunit:
         step.remember()
 
     def compile(self) -> None:
-        """Compile generator and guiding networks; no compiler makes the discriminator's second derivative."""
-        for network in (self.networks["guiding"], self.networks["key_encoder"]):
-            network.compile(dynamic=False)
+        """Compile the generator and, in a training of one process, the guiding network and its average.
+
+        No compiler makes the second derivative of the discriminator, nor the guiding network's sums over processes.
+        """
         generator = self.networks["generator"]
         generator.encode = torch.compile(generator.encode, dynamic=False)
         generator.decode = torch.compile(generator.decode, dynamic=False)
+        if ranks.count() == 1:
+            for name in ("guiding", "key_encoder"):
+                self.networks[name].compile(dynamic=False)
 
     def write(self, folder: Path, embeddings: Tensor | None) -> None:
         """The averaged networks are all that translating needs."""

@@ -167,7 +167,6 @@ class _BatchNorm(nn.BatchNorm2d):
         return torch.addcmul(offset[:, None, None], values, scale[:, None, None]).to(x.dtype)
 
 
-@torch.compiler.disable  # a sum over processes is not for a compiler that may reorder it
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and (biased) variance (C,) of the x (B, C, H, W) of all processes, through which gradients flow."""
     variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
@@ -256,6 +255,7 @@ class _FilterResponseNorm(nn.Module):
         self.threshold = nn.Parameter(torch.zeros(width, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.gain.dtype)  # under autocast too: the gradient penalty suffers most from rounding here
         scale = torch.rsqrt(x.square().mean((2, 3), keepdim=True) + 1e-6) * self.gain
         # max(y, t) as relu(y - t) + t, whose derivatives are cheaper
         return torch.addcmul(self.offset - self.threshold, x, scale).relu() + self.threshold

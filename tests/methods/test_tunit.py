@@ -1,5 +1,6 @@
 """TUNIT: losses against float64 derivations, who learns when, state, and short trainings that must succeed."""
 
+import functools
 import io
 import math
 import shutil
@@ -289,6 +290,102 @@ def test_a_saved_and_loaded_method_goes_on_with_the_same_bits(progress):
         assert all(torch.equal(expected[k], losses[k]) for k in expected)
     a, b = snapshot(first), snapshot(second)
     assert all(torch.equal(a[name][k], b[name][k]) for name in a for k in a[name])
+
+
+# On a GPU
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5])
+def test_nothing_in_a_step_makes_the_host_wait_for_the_device(progress):
+    method, batch = make(), make_batch(0, progress)
+    updates = method.updates([batch])
+    while True:
+        with NothingWaits():
+            update = next(updates, None)
+            if update is None:
+                break
+            parameters = [p for name in update.networks for p in method.networks[name].parameters()]
+            loss, _ = update.loss(0)
+            loss.backward(inputs=parameters)
+        for name in update.networks:
+            method.optimisers()[name].step()
+
+
+def test_what_waits_is_seen():
+    x, mask = torch.rand(4), torch.rand(4) > 0.5
+    waiting = (
+        lambda: x[mask],
+        lambda: x.sum().item(),
+        lambda: float(x.sum()),
+        lambda: bool(mask.any()),
+        lambda: mask.nonzero(),
+        lambda: x.masked_select(mask),
+        lambda: x.unique(),
+        lambda: torch.equal(x, x),
+        lambda: x.index_put_((mask,), x),
+        lambda: x.__setitem__(mask, x[:1]),
+        lambda: torch.tensor([1.0], device=x.device),
+    )
+    for wait in waiting:
+        with pytest.raises(AssertionError, match="wait"), NothingWaits():
+            wait()
+    with NothingWaits():
+        x[torch.arange(2)], torch.where(mask, x, 0), x.masked_fill(mask, 0), x[1:], x * 2
+
+
+def test_losses_of_the_guiding_network_are_exact_in_half_precision():
+    torch.manual_seed(0)
+    p, q, (query, key, negatives) = torch.randn(7, 4).softmax(1), torch.randn(7, 4).softmax(1), torch.randn(3, 9, 6)
+    losses = (
+        lambda: mutual_information(p, q),
+        lambda: contrastive_loss(query, key, negatives, torch.ones(9, dtype=torch.bool), 0.07),
+    )
+    for loss in losses:
+        with torch.autocast("cpu", torch.bfloat16):
+            halved = loss()
+        assert torch.equal(halved, loss())
+
+
+def test_half_precision_is_nearly_as_good_and_leaves_state_in_full():
+    terms = []
+    for halved in (False, True):
+        method = make(network={**SMALL["network"], "cluster_deviation": 1.0})
+        terms.append({})
+        for update in method.updates([make_batch(0)]):
+            with torch.autocast("cpu", torch.bfloat16, enabled=halved):
+                loss, new = update.loss(0)
+            terms[-1] |= new
+            loss.backward(inputs=[p for name in update.networks for p in method.networks[name].parameters()])
+            for name in update.networks:
+                method.optimisers()[name].step()
+    assert all(term.dtype == torch.float32 for term in terms[1].values())
+    torch.testing.assert_close(terms[1], terms[0], atol=0.05, rtol=0.1)
+    assert all(value.dtype != torch.bfloat16 and value.isfinite().all() for value in method.networks.state_dict().values())
+
+
+def test_compiled_networks_take_the_same_steps(monkeypatch):
+    """What the compiler is given, but for the last stage, which needs a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    plain, compiled = (make(network={**SMALL["network"], "cluster_deviation": 1.0}) for _ in range(2))
+    compiled.compile()
+    for seed, progress in enumerate((0.0, 0.5, 0.6)):
+        expected, found = (take_step(method, make_batch(seed, progress)) for method in (plain, compiled))
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 7 and not torch._dynamo.utils.counters["graph_break"]
+    assert compiled.networks.state_dict().keys() == plain.networks.state_dict().keys()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_compiled_generator_runs():
+    torch._dynamo.reset()
+    plain, compiled = (make(network={**SMALL["network"], "bottleneck": 16, "base": 2}) for _ in range(2))
+    compiled.compile()
+    images, styles = images_of_three_colours(0, 2)[0][0], torch.randn(2, 8)
+    found, expected = (method.networks["generator"](images, styles) for method in (compiled, plain))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 # Learning
