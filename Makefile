@@ -1,7 +1,8 @@
 # make demo    the whole demo: from nothing to comparison tables      make test    the tests
 # make smoke   the same graph in 3 minutes                            make photos  real photos: PHOTOS=folder
+# make ablation  what each choice of LANIT is worth
 .DELETE_ON_ERROR:
-.PHONY: demo smoke photos test lint clean help
+.PHONY: demo smoke photos ablation test lint clean help
 SHELL := bash
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ define where
 endef
 
 help:
-	@sed -n '1,2p' Makefile
+	@sed -n '1,3p' Makefile
 
 demo: $(VENV)/installed
 	$(SNAKEMAKE)
@@ -35,6 +36,10 @@ photos: $(VENV)/installed
 	$(BIN)/python workflow/scripts/unpack_photos.py $(PHOTOS) data/photos
 	$(SNAKEMAKE) --configfile workflow/configs/photos.yaml
 	$(call where,results-photos)
+
+ablation: $(VENV)/installed
+	$(SNAKEMAKE) --configfile workflow/configs/ablation.yaml
+	$(call where,results-ablation)
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest

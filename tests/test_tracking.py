@@ -97,6 +97,7 @@ def test_a_run_carries_its_identity_configuration_and_losses(track, tmp_path):
     client, (child,) = children(track)
     assert child.info.run_name == "lanit-n10-seed0" and child.info.status == "FINISHED"
     assert child.data.tags["lanit.config"] == digest(CONFIG)
+    assert child.data.tags["lanit.variant"] == child.data.params["variant"] == "lanit"  # the method itself
     assert child.data.tags["mlflow.source.git.commit"] == "abc123"
     assert child.data.params["domains"] == '["hat", "red hair"]'
     assert len(child.data.params["note"]) == 6000 and child.data.params["note"].endswith("…")
@@ -121,11 +122,29 @@ def test_a_run_started_again_continues_its_own_and_doubles_no_point(track, tmp_p
     assert [point.step for point in client.get_metric_history(child.info.run_id, "loss")] == list(range(30))
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"domains": 4}, {"method": "tunit"}, {"config": {"images": 9}}])
-def test_another_seed_n_method_or_configuration_is_another_run(track, tmp_path, change):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1}, {"domains": 4}, {"method": "tunit"}, {"config": {"images": 9}},
+        {"config": CONFIG | {"digest": digest(CONFIG), "variant": "lanit_top1"}},
+    ],
+)  # fmt: skip
+def test_another_seed_n_method_configuration_or_variant_is_another_run(track, tmp_path, change):
     assert open_run(track, tmp_path).finish()
     assert open_run(track, tmp_path, **change).finish()
     assert len(children(track)[1]) == 2
+
+
+def test_a_variant_is_named_tagged_and_found_by_its_scores(track, tmp_path):
+    options = CONFIG | {"variant": "lanit_top1"}
+    assert open_run(track, tmp_path, config=options).finish()
+    values = {"dataset": "faces", "method": "lanit", "variant": "lanit_top1", "domains": 10, "seed": 0}
+    (tmp_path / "run.json").write_text(json.dumps(values | {"options": options, "code": "abc"}))
+    log_scores(track, tmp_path, {"images_seen": 8, "mean": {"mfid": 20.5}})
+    client, (child,) = children(track)
+    assert child.info.run_name == "lanit_top1-n10-seed0" and child.data.metrics["mfid"] == 20.5
+    assert (child.data.tags["lanit.method"], child.data.tags["lanit.variant"]) == ("lanit", "lanit_top1")
+    assert child.data.params["variant"] == "lanit_top1"
 
 
 def test_training_goes_on_without_a_store(tmp_path, capfd):

@@ -14,9 +14,11 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from lanit.comparison import plots, tables
 from lanit.comparison.pictures import Pictures, draw, draw_overview, latent_grid, read_pictures, reference_grid
+from lanit.comparison.prompts import read_prompts
 from lanit.comparison.render import to_latex, to_markdown
 from lanit.comparison.report import Chapter, Figure, render_report
 from lanit.comparison.scores import (
@@ -24,7 +26,7 @@ from lanit.comparison.scores import (
     beside,
     by_setting,
     dataset_name,
-    method_rank,
+    reading_rank,
     read_metrics,
     read_published,
     read_qualities,
@@ -33,6 +35,7 @@ from lanit.comparison.scores import (
 from lanit.config import LanitError, parse, read_options
 from lanit.files import write_whole
 
+T = TypeVar("T")
 PAPER_N = 10  # domains in the paper's Table 1
 
 
@@ -53,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quality", nargs="*", type=Path, default=[], help="quality.json of each labelling")
     parser.add_argument("--pictures", nargs="*", type=Path, default=[], help="pictures.npz of each run")
     parser.add_argument("--metrics", nargs="*", type=Path, default=[], help="metrics.jsonl of each run")
+    parser.add_argument("--prompts", nargs="*", type=Path, default=[], help="prompts.json of each run that learned them")
     parser.add_argument("--output", type=Path, required=True, help="folder for tables/, plots/, pictures/, report.html")
     parser.add_argument("--track", type=Path, help="store.json of `lanit track`: results go to MLflow too")
     parser.set_defaults(run=_run)
@@ -64,6 +68,7 @@ def compare(
     quality: Sequence[Path],
     pictures: Sequence[Path],
     metrics: Sequence[Path],
+    prompts: Sequence[Path],
     output: Path,
     track: Path | None = None,
 ) -> None:
@@ -76,16 +81,18 @@ def compare(
     qualities = read_qualities(quality)
     grids = [(beside(path, all_scores), read_pictures(path)) for path in pictures]
     losses = [(beside(path, all_scores), read_metrics(path)) for path in metrics]
+    learned = [(beside(path, all_scores), read_prompts(path)) for path in prompts]
     counts = {score.domains for score in all_scores}
     domains = options.domains or (PAPER_N if PAPER_N in counts else max(counts))
 
     comparison = tables.comparison_tables(all_scores)
+    variants = tables.variant_tables(all_scores, domains)
     first = tables.table1(all_scores, published, domains)
     second = tables.table2(all_scores, published)
     labels = [tables.labels_summary(qualities), tables.labels_table(qualities)] if qualities else []
     folder = output / "tables"
     write_whole(folder / "comparison.csv", tables.comparison_csv(all_scores))
-    for name, group in (("comparison", comparison), ("table1", first), ("table2", second)):
+    for name, group in (("comparison", [*variants, *comparison]), ("table1", first), ("table2", second)):
         write_whole(folder / f"{name}.md", "\n".join(to_markdown(table) for table in group))
         write_whole(folder / f"{name}.tex", "% \\usepackage{booktabs}\n" + "\n".join(to_latex(table) for table in group))
     write_whole(folder / "labels.csv", tables.labels_csv(qualities))
@@ -93,7 +100,7 @@ def compare(
 
     chapters = []
     for dataset in sorted({score.dataset for score in all_scores}):
-        chosen = sorted((pair for pair in grids if pair[0].dataset == dataset), key=lambda pair: _order(pair[0]))
+        chosen = _in_order(grids, dataset)
         chapters.append(
             Chapter(
                 dataset=dataset_name(dataset),
@@ -101,11 +108,13 @@ def compare(
                 overview=_overview(dataset, chosen, domains, options, output),
                 pictures=[_run_pictures(score, images, output) for score, images in chosen],
                 losses=_losses(dataset, losses, output),
+                prompts=[(_run_name(score), told) for score, told in _in_order(learned, dataset)],
             )
         )
     title = "Comparison of translation methods" + (f" · {options.sweep}" if options.sweep else "")
     command = _ui_command(track) if track else None
-    headline, detail = [*first, *second, *labels[:1]], [*comparison, *labels[1:]]
+    over = second if len(counts) > 1 else []  # at one N, Table 2 says what Table 1 does
+    headline, detail = [*variants, *first, *over, *labels[:1]], [*comparison, *labels[1:]]
     write_whole(output / "report.html", render_report(title, all_scores, headline, detail, chapters, command))
     if track:
         _log(track, all_scores, grids, output, domains)
@@ -113,14 +122,21 @@ def compare(
 
 def picture_name(score: Score, kind: str) -> str:
     """File name of a run's grid, such as "faces-lanit-n10-seed0-references.png"."""
-    return f"{_file_name(score.dataset)}-{_file_name(score.method)}-n{score.domains}-seed{score.seed}-{kind}.png"
+    return f"{_file_name(score.dataset)}-{_file_name(score.variant)}-n{score.domains}-seed{score.seed}-{kind}.png"
 
 
 def _run(arguments: argparse.Namespace) -> None:
     options = parse(CompareOptions, read_options(arguments.options))
     output = arguments.output
     compare(
-        options, arguments.scores, arguments.quality, arguments.pictures, arguments.metrics, output, arguments.track
+        options,
+        arguments.scores,
+        arguments.quality,
+        arguments.pictures,
+        arguments.metrics,
+        arguments.prompts,
+        output,
+        arguments.track,
     )
     print("The comparison is made:")
     for what, place in (("tables", "tables"), ("plots", "plots"), ("pictures", "pictures"), ("report", "report.html")):
@@ -137,20 +153,22 @@ def _plots(dataset, scores, published, qualities, output: Path) -> list[Figure]:
     for index, ((name, setting), group) in enumerate(
         item for item in by_setting(scores).items() if item[0][0] == dataset
     ):
+        counts = sorted({score.domains for score in group})
+        over = "against N" if len(counts) > 1 else f"at N = {counts[0]}"
         suffix = "" if index == 0 else f"-{setting[:6]}"
         paper = [row for row in published if row.dataset == dataset] if index == 0 else []
-        dashed = " Dashed: the numbers printed in the paper." if paper else ""
+        dashed = " Dashed or hollow: the numbers printed in the paper." if paper else ""
         made = (
-            ("mfid", "mFID against N", "Lower is better." + dashed, plots.plot_mfid(group, paper)),
+            ("mfid", f"mFID {over}", "Lower is better." + dashed, plots.plot_mfid(group, paper)),
             (
                 "density-coverage",
-                "Density and coverage against N",
+                f"Density and coverage {over}",
                 "Higher is better: density tells fidelity, coverage diversity." + dashed,
                 plots.plot_density_coverage(group, paper),
             ),
             (
                 "hit-rate",
-                "Hit rate against N",
+                f"Hit rate {over}",
                 "How often the judge sees the target in a translation; dotted, how often in the untranslated sources.",
                 plots.plot_hit_rate(group),
             ),
@@ -168,13 +186,12 @@ def _plots(dataset, scores, published, qualities, output: Path) -> list[Figure]:
 
 def _overview(dataset, grids, domains: int, options: CompareOptions, output: Path) -> list[Figure]:
     chosen: dict[str, tuple[Score, Pictures]] = {}
-    for score, images in grids:  # the first seed of each method
+    for score, images in grids:  # in the order of reading, and of each variant the first seed
         if score.domains == domains:
-            chosen.setdefault(score.method, (score, images))
+            chosen.setdefault(score.variant, (score, images))
     if not chosen:
         return []
-    methods = [chosen[m] for m in sorted(chosen, key=method_rank, reverse=True)]  # LANIT first
-    titled = [(f"{score.method_name}, N = {domains}", images) for score, images in methods]
+    titled = [(f"{score.name}, N = {domains}", images) for score, images in chosen.values()]
     png = _png(draw_overview(titled, options.overview_rows, options.overview_columns))
     caption = "Each source (first column) in the style of each reference (first row)."
     file = f"pictures/{_file_name(dataset)}-overview.png"
@@ -190,17 +207,18 @@ def _run_pictures(score: Score, images: Pictures, output: Path) -> tuple[str, li
         _figure(output, f"pictures/{picture_name(score, kind)}", title, caption, _png(draw(grid)))
         for kind, grid, title, caption in made
     ]
-    return f"{score.method_name}, N = {score.domains}, seed {score.seed}", figures
+    return _run_name(score), figures
 
 
 def _losses(dataset, losses, output: Path) -> list[Figure]:
     figures = []
-    for method in sorted({score.method for score, _ in losses if score.dataset == dataset}, key=method_rank):
-        runs = [(s, lines) for s, lines in losses if (s.dataset, s.method) == (dataset, method)]
+    variants = {(score.method, score.variant) for score, _ in losses if score.dataset == dataset}
+    for _, variant in sorted(variants, key=lambda pair: reading_rank(*pair)):
+        runs = [(s, lines) for s, lines in losses if (s.dataset, s.variant) == (dataset, variant)]
         png = plots.plot_losses(runs)
         if png is not None:
-            name = f"plots/{_file_name(dataset)}-{_file_name(method)}-losses.png"
-            figures.append(_figure(output, name, f"Losses of {runs[0][0].method_name}", "One line a run.", png))
+            name = f"plots/{_file_name(dataset)}-{_file_name(variant)}-losses.png"
+            figures.append(_figure(output, name, f"Losses of {runs[0][0].name}", "One line a run.", png))
     return figures
 
 
@@ -244,8 +262,16 @@ def _ui_command(track: Path) -> str:
     return ui_command(read_store(track).uri)
 
 
-def _order(score: Score) -> tuple:
-    return score.domains, [-rank if isinstance(rank, int) else rank for rank in method_rank(score.method)], score.seed
+def _in_order(pairs: Sequence[tuple[Score, T]], dataset: str) -> list[tuple[Score, T]]:
+    """Those of a dataset, in the order of reading."""
+    return sorted(
+        (pair for pair in pairs if pair[0].dataset == dataset),
+        key=lambda pair: (pair[0].domains, reading_rank(pair[0].method, pair[0].variant), pair[0].seed),
+    )
+
+
+def _run_name(score: Score) -> str:
+    return f"{score.name}, N = {score.domains}, seed {score.seed}"
 
 
 def _file_name(name: str) -> str:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import io
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from lanit.comparison.scores import (
-    METHODS,
     Published,
     Quality,
     Score,
     dataset_name,
     features_name,
-    method_rank,
     protocol_name,
+    reading_rank,
+    variant_name,
 )
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ COLOURS = {
 }
 MARKERS = {"lanit": "o", "tunit": "s", "stargan2": "^", "smoothing": "D", "style_aware": "v"}
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKS = "sD^vPX*h"
+DOTS = {"s": 12, "alpha": 0.45, "linewidths": 0}  # the seeds
 GREY = "#6b6b6b"
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -59,26 +64,41 @@ STYLE = {
     "savefig.dpi": 160,
     "figure.facecolor": "white",
 }
-Curve = tuple[str, dict[int, list[float]], dict]  # label, N → values over seeds, style
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A variant's, a labeller's or the paper's values of one metric."""
+
+    label: str
+    values: dict[int, list[float]]  # N → values over seeds
+    color: str
+    marker: str = ""  # "" is a level to compare with
+    of: str = ""  # the method
+    paper: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """One set of axes: a metric's curves."""
+
+    title: str
+    curves: list[Curve]
+    digits: int
+    share: bool = False  # between 0 and 1, shown in per cent
 
 
 def plot_mfid(group: Sequence[Score], published: Sequence[Published]) -> bytes:
-    """mFID against N, one line a method; the paper's curves dashed. PNG."""
-    with _styled():
-        figure, (axes,) = _figure(1)
-        _draw_curves(axes, _curves(group, "mfid") + _paper_curves(group, published, "mfid"))
-        axes.set_title("mFID ↓")
-        return _finish(figure, group)
+    """mFID against N, one line a variant; the paper's curves dashed. PNG."""
+    curves = _curves(group, "mfid") + _paper_curves(group, published, "mfid")
+    return _draw([Panel("mFID ↓", curves, 1)], _subtitle(group))
 
 
 def plot_density_coverage(group: Sequence[Score], published: Sequence[Published]) -> bytes:
     """Density and coverage against N, side by side. PNG."""
-    with _styled():
-        figure, panels = _figure(2)
-        for axes, metric in zip(panels, ("density", "coverage"), strict=True):
-            _draw_curves(axes, _curves(group, metric) + _paper_curves(group, published, metric))
-            axes.set_title(f"{metric.capitalize()} ↑")
-        return _finish(figure, group)
+    panels = [
+        Panel(f"{metric.capitalize()} ↑", _curves(group, metric) + _paper_curves(group, published, metric), 2)
+        for metric in ("density", "coverage")
+    ]
+    return _draw(panels, _subtitle(group))
 
 
 def plot_hit_rate(group: Sequence[Score]) -> bytes | None:
@@ -86,25 +106,18 @@ def plot_hit_rate(group: Sequence[Score]) -> bytes | None:
 
     The untranslated sources' own rate is the level that doing nothing reaches.
     """
-    panels = [
+    panels = []
+    for metric, title in (
         ("hit_rate_candidates", "Hit rate, classes among the N candidates ↑"),
         ("hit_rate", "Hit rate, all classes ↑"),
-    ]
-    panels = [(metric, title) for metric, title in panels if any(s.mean[metric] is not None for s in group)]
-    if not panels:
-        return None
-    with _styled():
-        figure, all_axes = _figure(len(panels))
-        for axes, (metric, title) in zip(all_axes, panels, strict=True):
-            curves = _curves(group, metric)
-            if metric == "hit_rate_candidates":
-                level = _by_domains(group, "source_rate_candidates")
-                curves += [("sources", level, {"color": GREY, "linestyle": (0, (1, 2)), "marker": ""})] if level else []
-            _draw_curves(axes, curves)
-            axes.set_ylim(0, 1)
-            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
-            axes.set_title(title)
-        return _finish(figure, group)
+    ):
+        curves = _curves(group, metric)
+        if not curves:
+            continue
+        level = _by_domains(group, "source_rate_candidates") if metric == "hit_rate_candidates" else {}
+        curves += [Curve("sources", level, GREY)] if level else []
+        panels.append(Panel(title, curves, 0, share=True))
+    return _draw(panels, _subtitle(group)) if panels else None
 
 
 def plot_labels(qualities: Sequence[Quality]) -> bytes | None:
@@ -115,21 +128,16 @@ def plot_labels(qualities: Sequence[Quality]) -> bytes | None:
             values.setdefault(row.labeller, {}).setdefault(row.domains, []).append(row.f1_macro)
     if not values:
         return None
-    with _styled():
-        figure, (axes,) = _figure(1)
-        names = sorted(values, key=lambda name: (name != "adaptive", name))
-        curves = [
-            (name, values[name], {"color": CYCLE[i % len(CYCLE)], "marker": "osD^vPX"[i % 7]})
-            for i, name in enumerate(names)
-        ]
-        _draw_curves(axes, curves)
-        axes.set_ylim(0, 1.02)
-        axes.set_title("Macro F1 of the pseudo labels ↑")
-        return _finish(figure, subtitle=f"{dataset_name(qualities[0].dataset)} · {qualities[0].split} split")
+    names = sorted(values, key=lambda name: (not name.startswith("adaptive"), name))
+    curves = [
+        Curve(name, values[name], CYCLE[i % len(CYCLE)], MARKS[i % len(MARKS)], of=name) for i, name in enumerate(names)
+    ]
+    subtitle = f"{dataset_name(qualities[0].dataset)} · {qualities[0].split} split"
+    return _draw([Panel("Macro F1 of the pseudo labels ↑", curves, 3)], subtitle, top=1.02)
 
 
 def plot_losses(runs: Sequence[tuple[Score, list[dict[str, float]]]]) -> bytes | None:
-    """Losses of one method against images seen: one panel a loss, one line a run, its colour telling N. PNG."""
+    """Losses of one variant against images seen: one panel a loss, one line a run, its colour telling N. PNG."""
     keys = dict.fromkeys(key for _, lines in runs for line in lines for key in line)
     names = [name for name in keys if name not in NOT_LOSSES]
     if not names:
@@ -160,7 +168,7 @@ def plot_losses(runs: Sequence[tuple[Score, list[dict[str, float]]]]) -> bytes |
         figure.legend(handles=handles, loc="outside lower center", ncols=len(counts), frameon=False, fontsize=9)
         score = runs[0][0]
         figure.suptitle(
-            f"{dataset_name(score.dataset)} · {score.method_name} · losses against images seen, running mean",
+            f"{dataset_name(score.dataset)} · {score.name} · losses against images seen, running mean",
             fontsize=10, color=GREY, x=0.01, ha="left",
         )  # fmt: skip
         data = _png(figure)
@@ -179,29 +187,43 @@ def _styled():
     return matplotlib.rc_context(STYLE)
 
 
-def _figure(panels: int) -> tuple[Figure, list[Axes]]:
-    from matplotlib.pyplot import subplots
+def _draw(panels: Sequence[Panel], subtitle: str, top: float | None = None) -> bytes:
+    """Lines over N; or, where there are several to compare at one N alone, a row for each."""
+    from matplotlib.pyplot import close, subplots
 
-    figure, axes = subplots(1, panels, figsize=(6.0 if panels == 1 else 9.6, 3.7), squeeze=False)
-    return figure, list(axes[0])
+    ours = [curve for panel in panels for curve in panel.curves if curve.marker and not curve.paper]
+    counts = {n for curve in ours for n in curve.values}
+    in_rows = len(counts) == 1 and len({curve.label for curve in ours}) > 1
+    if in_rows:
+        (n,) = counts
+        panels = [
+            dataclasses.replace(panel, curves=[curve for curve in panel.curves if n in curve.values]) for panel in panels
+        ]
+    with _styled():
+        height = 1.3 + 0.3 * max(len(panel.curves) for panel in panels) if in_rows else 3.7
+        size = (6.0 if len(panels) == 1 else 9.6, height)
+        figure, grid = subplots(1, len(panels), figsize=size, squeeze=False, sharey=in_rows)
+        for axes, panel in zip(grid[0], panels, strict=True):
+            axes.set_title(panel.title)
+            if in_rows:
+                _draw_rows(axes, panel, n)
+            else:
+                _draw_lines(axes, panel, top)
+        subtitle += f" · N = {n}" if in_rows else ""
+        figure.text(0.012, 1 - 0.055 / height, subtitle, ha="left", va="top", fontsize=8.5, color=GREY)
+        figure.tight_layout(rect=(0, 0, 1, 1 - 0.15 / height), w_pad=2.5)
+        for axes in figure.axes:
+            _label_lines(axes)
+        data = _png(figure)
+        close(figure)
+        return data
 
 
-def _finish(figure: Figure, group: Sequence[Score] = (), subtitle: str = "") -> bytes:
-    from matplotlib.pyplot import close
-
-    if group:
-        score = group[0]
-        seeds = len({s.seed for s in group})
-        parts = [dataset_name(score.dataset), f"protocol {protocol_name(score)}", f"features {features_name(score)}"]
-        parts += [f"mean of {seeds} seeds, each a dot"] if seeds > 1 else []
-        subtitle = " · ".join(parts)
-    figure.text(0.012, 0.985, subtitle, ha="left", va="top", fontsize=8.5, color=GREY)
-    figure.tight_layout(rect=(0, 0, 1, 0.96), w_pad=2.5)
-    for axes in figure.axes:
-        _label_lines(axes)
-    data = _png(figure)
-    close(figure)
-    return data
+def _subtitle(group: Sequence[Score]) -> str:
+    score = group[0]
+    seeds = len({s.seed for s in group})
+    parts = [dataset_name(score.dataset), f"protocol {protocol_name(score)}", f"features {features_name(score)}"]
+    return " · ".join(parts + [f"mean of {seeds} seeds, each a dot"] * (seeds > 1))
 
 
 def _png(figure: Figure) -> bytes:
@@ -219,79 +241,124 @@ def _by_domains(group: Iterable[Score], metric: str) -> dict[int, list[float]]:
 
 
 def _curves(group: Sequence[Score], metric: str) -> list[Curve]:
+    """One curve a variant: a method's own in its colour, the others in those that are left."""
     curves = []
-    for method in sorted({score.method for score in group}, key=method_rank, reverse=True):
-        values = _by_domains((score for score in group if score.method == method), metric)
+    pairs = sorted({(score.method, score.variant) for score in group}, key=lambda pair: reading_rank(*pair))
+    taken = {COLOURS.get(method, GREY) for method, variant in pairs if method == variant}
+    left = itertools.cycle(colour for colour in CYCLE if colour not in taken)
+    marks = itertools.cycle(MARKS)  # of another length: colour and marker together tell many apart
+    for method, variant in pairs:
+        own = method == variant
+        colour, marker = (COLOURS.get(method, GREY), MARKERS.get(method, "P")) if own else (next(left), next(marks))
+        values = _by_domains((score for score in group if score.variant == variant), metric)
         if values:
-            style = {"color": COLOURS.get(method, GREY), "marker": MARKERS.get(method, "P")}
-            curves.append((METHODS.get(method, method), values, style))
+            curves.append(Curve(variant_name(method, variant), values, colour, marker, of=method))
     return curves
 
 
 def _paper_curves(group: Sequence[Score], published: Sequence[Published], metric: str) -> list[Curve]:
     rows = [row for row in published if row.dataset == group[0].dataset]
     curves = []
-    for method in sorted({row.method for row in rows}, key=method_rank, reverse=True):
+    for method in sorted({row.method for row in rows}, key=lambda method: reading_rank(method, method)):
         mine = sorted((row for row in rows if row.method == method), key=lambda row: -row.table)
         values = {row.domains: [getattr(row, metric)] for row in mine}  # Table 1, which has more digits, comes last
-        style = {"color": COLOURS.get(method, GREY), "marker": MARKERS.get(method, "P")}
-        style |= {"linestyle": "--", "paper": True}
-        curves.append((f"{METHODS.get(method, method)} (paper)", values, style))
+        look = COLOURS.get(method, GREY), MARKERS.get(method, "P")
+        curves.append(Curve(f"{variant_name(method, method)} (paper)", values, *look, of=method, paper=True))
     return curves
 
 
-def _draw_curves(axes: Axes, curves: Sequence[Curve]) -> None:
+def _draw_lines(axes: Axes, panel: Panel, top: float | None) -> None:
     """Draw means as lines, the seeds as dots, and remember where each line's label belongs."""
     ticks: set[int] = set()
     axes.line_ends = []
-    for label, values, style in curves:
-        style = dict(style)
-        paper = style.pop("paper", False)
-        x = sorted(values)
+    for curve in panel.curves:
+        x = sorted(curve.values)
         ticks |= set(x)
-        y = [statistics.fmean(values[n]) for n in x]
-        look = {"alpha": 0.75, "linewidth": 1.4, "markersize": 4.5, "markerfacecolor": "white"} if paper else {}
-        axes.plot(x, y, **style, **look, zorder=3 if not paper else 2, clip_on=False)
-        if style.get("marker"):
-            for n in x:
-                if len(values[n]) > 1:
-                    dots = {"s": 12, "color": style["color"], "alpha": 0.45, "linewidths": 0, "zorder": 2}
-                    axes.scatter([n] * len(values[n]), values[n], **dots)
-        axes.line_ends.append((y[-1], label, style, paper))
+        y = [statistics.fmean(curve.values[n]) for n in x]
+        look = {"alpha": 0.75, "linewidth": 1.4, "markersize": 4.5, "markerfacecolor": "white"} if curve.paper else {}
+        style = "--" if curve.paper else "-" if curve.marker else (0, (1, 2))
+        axes.plot(
+            x, y, color=curve.color, marker=curve.marker, linestyle=style, **look,
+            zorder=2 if curve.paper else 3, clip_on=False,
+        )  # fmt: skip
+        for n in x:
+            if curve.marker and len(curve.values[n]) > 1:
+                axes.scatter([n] * len(curve.values[n]), curve.values[n], color=curve.color, zorder=2, **DOTS)
+        axes.line_ends.append((y[-1], curve))
     axes.set_xticks(sorted(ticks))
     axes.set_xlabel("number of candidate domains N")
     low, high = min(ticks), max(ticks)
     axes.set_xlim(low - max(0.04 * (high - low), 0.3), high + max(0.04 * (high - low), 0.3))
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=0, top=1 if panel.share else top)
+    if panel.share:
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
     axes.margins(y=0.1)
+
+
+def _draw_rows(axes: Axes, panel: Panel, n: int) -> None:
+    """Draw a row for each curve: the seeds as dots, their mean ± standard deviation, and both in figures on the right.
+
+    A line runs down from each method that has variants, and from a level such as the untranslated sources'.
+    """
+    scale, unit = (100, "%") if panel.share else (1, "")
+    owners = collections.Counter(curve.of for curve in panel.curves if not curve.paper)
+    rows = [curve for curve in panel.curves if curve.marker]
+    for curve in panel.curves:
+        mean = scale * statistics.fmean(curve.values[n])
+        if not curve.marker:
+            axes.axvline(mean, color=GREY, linestyle=(0, (1, 2)), linewidth=1.4, zorder=1)
+            axes.text(mean, 1.0, f" {curve.label}", transform=axes.get_xaxis_transform(), color=GREY, fontsize=8)
+            continue
+        own = not curve.paper and curve.label == variant_name(curve.of, curve.of)
+        if own and owners[curve.of] > 1:
+            axes.axvline(mean, color=COLOURS.get(curve.of, GREY), linewidth=1, alpha=0.35, zorder=1)
+        place, values = rows.index(curve), [scale * value for value in curve.values[n]]
+        colour = COLOURS.get(curve.of, curve.color)  # the rows have names: a method's variants share its colour
+        several = len(values) > 1
+        axes.errorbar(
+            mean, place, xerr=statistics.stdev(values) if several else None, color=colour, marker="o" if own else "s",
+            markersize=7 if own else 5.5, markerfacecolor="white" if curve.paper else colour, elinewidth=1.8, zorder=3,
+        )  # fmt: skip
+        if several:
+            axes.scatter(values, [place] * len(values), color=colour, zorder=2, **DOTS)
+        spread = f" ± {statistics.stdev(values):.{panel.digits}f}" if several else ""
+        axes.text(
+            1.02, place, f"{mean:.{panel.digits}f}{spread}{unit}", transform=axes.get_yaxis_transform(), va="center",
+            fontsize=8.5, color="#333333",
+        )  # fmt: skip
+    axes.set_yticks(range(len(rows)), [curve.label for curve in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="x")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
+    axes.margins(x=0.08)
 
 
 def _label_lines(axes: Axes) -> None:
     """Write each line's name and marker beside its right end, pushed apart where two would touch."""
-    ends = sorted(getattr(axes, "line_ends", ()), key=lambda end: end[0])
+    ends = sorted(getattr(axes, "line_ends", ()), key=lambda end: end[0])  # none where rows are drawn
     if not ends:
         return
     figure = axes.figure
-    longest = max(len(label) for _, label, _, _ in ends)
+    longest = max(len(curve.label) for _, curve in ends)
     box = axes.get_position()
     room = (longest * 6.0 + 26) / (figure.get_figwidth() * 72)  # about 6 points a character at this size
     axes.set_position([box.x0, box.y0, box.width - room, box.height])
     box = axes.get_position()
     width, height = box.width * figure.get_figwidth() * 72, box.height * figure.get_figheight() * 72
     low, high = axes.get_ylim()
-    places = _push_apart([(y - low) / (high - low) for y, _, _, _ in ends], gap=12.5 / height)
-    for (_, label, style, paper), place in zip(ends, places, strict=True):
-        colour, marker = style["color"], style.get("marker")
-        if marker:
-            face = "white" if paper else colour
+    gap = 12.5 / height
+    places = _push_apart([(y - low) / (high - low) for y, _ in ends], gap)
+    places = [min(place, 1 - (len(ends) - 1 - i) * gap) for i, place in enumerate(places)]  # many would reach the title
+    for (_, curve), place in zip(ends, places, strict=True):
+        if curve.marker:
+            face = "white" if curve.paper else curve.color
             axes.plot(
-                [1 + 12 / width], [place], transform=axes.transAxes, clip_on=False, color=colour, marker=marker,
-                markersize=4.5, markerfacecolor=face, alpha=0.75 if paper else 1,
+                [1 + 12 / width], [place], transform=axes.transAxes, clip_on=False, color=curve.color,
+                marker=curve.marker, markersize=4.5, markerfacecolor=face, alpha=0.75 if curve.paper else 1,
             )  # fmt: skip
-        weight = "normal" if paper or colour == GREY else "bold"
         axes.text(
-            1 + (20 if marker else 8) / width, place, label, transform=axes.transAxes, color=colour, va="center",
-            fontsize=9, fontweight=weight,
+            1 + (20 if curve.marker else 8) / width, place, curve.label, transform=axes.transAxes, color=curve.color,
+            va="center", fontsize=9, fontweight="normal" if curve.paper or curve.color == GREY else "bold",
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from importlib import resources
 
 from lanit import __version__
 from lanit.comparison.render import Table
-from lanit.comparison.scores import Score, by_setting, dataset_name, features_name, protocol_name
+from lanit.comparison.scores import Score, by_setting, dataset_name, features_name, protocol_name, reading_rank
 
 WIDEST = 1600  # pixels of an embedded picture
 PLOT_SCALE = 0.575  # of a plot's pixels: two narrow plots fill a line, and all plots have letters of one size
@@ -42,6 +42,7 @@ class Chapter:
     overview: Sequence[Figure]
     pictures: Sequence[tuple[str, Sequence[Figure]]]  # run, its grids
     losses: Sequence[Figure] = ()
+    prompts: Sequence[tuple[str, Sequence[Table]]] = ()  # run, what its prompts have learned
 
 
 def render_report(
@@ -83,7 +84,7 @@ def render_report(
 def _runs(scores: Sequence[Score]) -> list[dict[str, str]]:
     rows = []
     for (dataset, setting), group in by_setting(scores).items():
-        methods = list(dict.fromkeys(s.method_name for s in sorted(group, key=lambda s: s.method)))
+        methods = dict.fromkeys(s.name for s in sorted(group, key=lambda s: reading_rank(s.method, s.variant)))
         rows.append(
             {
                 "dataset": dataset_name(dataset),

@@ -41,6 +41,7 @@ class Score:
     path: Path
     dataset: str
     method: str
+    variant: str  # name of its set of options in the sweep; the method's name for the method itself
     domains: int  # N
     seed: int
     protocol: Any  # JSON, complete
@@ -60,9 +61,9 @@ class Score:
         return digest([self.protocol, self.features])
 
     @property
-    def method_name(self) -> str:
-        """Name of the method in tables."""
-        return METHODS.get(self.method, self.method)
+    def name(self) -> str:
+        """Name of the variant in tables."""
+        return variant_name(self.method, self.variant)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,9 @@ class Quality:
     """How good one labeller's pseudo labels are on one split."""
 
     dataset: str
-    labeller: str  # such as "adaptive", "top-3", "fixed 0.25"
+    labeller: str  # such as "adaptive", "top-3", "fixed 0.25", "adaptive, learned (LANIT)"
+    variant: str | None  # whose prompts have learned; None for labels of the label stage
+    seed: int | None  # of its training
     domains: int  # N
     split: str
     images: int
@@ -95,7 +98,7 @@ class Published:
 
 
 def read_scores(paths: Iterable[Path]) -> list[Score]:
-    """Read `scores.json` files, sorted by dataset, N, method (in the order of METHODS) and seed.
+    """Read `scores.json` files, sorted by dataset, N, variant (see `variant_rank`) and seed.
 
     Raises:
         LanitError: a file is missing or malformed, or two files are of one run.
@@ -105,17 +108,26 @@ def read_scores(paths: Iterable[Path]) -> list[Score]:
         raise LanitError("no scores are given; pass at least one scores.json to --scores")
     seen: dict[tuple, Path] = {}
     for score in scores:
-        key = (score.dataset, score.setting, score.method, score.domains, score.seed)
+        key = (score.dataset, score.setting, score.variant, score.domains, score.seed)
         if key in seen:
             raise LanitError(f"{seen[key]} and {score.path} are scores of the same run and protocol; give one of them")
         seen[key] = score.path
-    return sorted(scores, key=lambda score: (score.dataset, score.domains, method_rank(score.method), score.seed))
+    return sorted(
+        scores, key=lambda score: (score.dataset, score.domains, variant_rank(score.method, score.variant), score.seed)
+    )
 
 
 def read_qualities(paths: Iterable[Path]) -> list[Quality]:
-    """Read `quality.json` files, one row a split; the dataset is the file's `dataset`, or the folder above `labels`."""
+    """Read `quality.json` files, one row a split, sorted by dataset, split (`test` first), labeller, N and seed.
+
+    Labels that a run's own prompts made lie in the run's folder, and `run.json` above them says whose they are; of others
+    the dataset is the file's `dataset`, or the folder above `labels`.
+    """
     rows = [row for path in paths for row in _read_quality(Path(path))]
-    return sorted(rows, key=lambda row: (row.dataset, row.split != "test", row.split, row.labeller, row.domains))
+    return sorted(
+        rows,
+        key=lambda row: (row.dataset, row.split != "test", row.split, row.labeller, row.domains, row.seed or 0),
+    )
 
 
 def read_published() -> list[Published]:
@@ -152,6 +164,23 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     return lines
 
 
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read a mapping that `lanit {what}` wrote.
+
+    Raises:
+        LanitError: the file is missing or holds no mapping.
+    """
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise LanitError(f"{path} cannot be read ({error.strerror}); make it again with `lanit {what}`") from None
+    except ValueError as error:
+        raise LanitError(f"{path} is not valid JSON ({error}); make it again with `lanit {what}`") from None
+    if not isinstance(values, dict):
+        raise LanitError(f"{path} does not hold a mapping; make it again with `lanit {what}`")
+    return values
+
+
 def beside(path: Path, scores: Sequence[Score]) -> Score:
     """The scores of the run in whose folder `path` lies.
 
@@ -165,10 +194,22 @@ def beside(path: Path, scores: Sequence[Score]) -> Score:
     raise LanitError(f"{path} has none of the given scores.json beside it; give the scores of its run too")
 
 
-def method_rank(method: str) -> tuple[int, str]:
-    """Key that sorts methods as the paper's Table 1 does, unknown ones last."""
+def variant_name(method: str, variant: str) -> str:
+    """Name in tables: "LANIT" for the method itself, "LANIT: no dl" for the variant `lanit_no_dl`."""
+    name = METHODS.get(method, method)
+    return name if variant == method else f"{name}: {variant.removeprefix(f'{method}_').replace('_', ' ')}"
+
+
+def variant_rank(method: str, variant: str) -> tuple[int, str, bool, str]:
+    """Key that sorts methods as the paper's Table 1 does, unknown ones last, and variants below their method."""
     names = list(METHODS)
-    return (names.index(method) if method in names else len(names), method)
+    return names.index(method) if method in names else len(names), method, variant != method, variant
+
+
+def reading_rank(method: str, variant: str) -> tuple[int, str, bool, str]:
+    """The same with the methods the other way round, for what is read from the paper's own method on."""
+    rank, *rest = variant_rank(method, variant)
+    return -rank, *rest
 
 
 def dataset_name(dataset: str) -> str:
@@ -209,20 +250,8 @@ def _name(value: Any, keys: Sequence[str]) -> str:
     return str(value)
 
 
-def _read_json(path: Path, what: str) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise LanitError(f"{path} cannot be read ({error.strerror}); make it again with `lanit {what}`") from None
-    except ValueError as error:
-        raise LanitError(f"{path} is not valid JSON ({error}); make it again with `lanit {what}`") from None
-    if not isinstance(values, dict):
-        raise LanitError(f"{path} does not hold a mapping; make it again with `lanit {what}`")
-    return values
-
-
 def _read_score(path: Path) -> Score:
-    values = _read_json(path, "evaluate scores")
+    values = read_json(path, "evaluate scores")
     try:
         mean = {name: _number(values["mean"].get(name), f"mean.{name}") for name in MEANS}
         for name in ("mfid", "density", "coverage"):
@@ -234,6 +263,7 @@ def _read_score(path: Path) -> Score:
             path=path,
             dataset=str(values["dataset"]),
             method=str(values["method"]),
+            variant=str(values.get("variant") or values["method"]),
             domains=domains if isinstance(domains, int) else len(domains),
             seed=int(values["seed"]),
             protocol=values["protocol"],
@@ -254,14 +284,22 @@ def _read_score(path: Path) -> Score:
 
 
 def _read_quality(path: Path) -> list[Quality]:
-    values = _read_json(path, "label")
+    values = read_json(path, "label")
+    folder = path.resolve().parent
     try:
-        # {dataset}/labels/{labeller}-n{N}/quality.json
-        dataset = values.get("dataset") or path.resolve().parents[2].name
+        labeller, variant, seed = _labeller(values["labeller"]), None, None
+        if (folder.parent / "run.json").is_file():  # {dataset}/{variant}-n{N}/seed{S}/labels/quality.json
+            run = read_json(folder.parent / "run.json", "train")
+            dataset, variant, seed = run["dataset"], run.get("variant") or run["method"], run["seed"]
+            labeller = f"{labeller}, learned ({variant_name(run['method'], variant)})"
+        else:  # {dataset}/labels/{labeller}-n{N}/quality.json
+            dataset = values.get("dataset") or folder.parents[1].name
         return [
             Quality(
                 dataset=dataset,
-                labeller=_labeller(values["labeller"]),
+                labeller=labeller,
+                variant=variant,
+                seed=seed,
                 domains=len(values["domains"]),
                 split=split,
                 images=int(row["images"]),

@@ -14,21 +14,22 @@ from collections.abc import Iterable, Sequence
 from lanit.comparison.render import DASH, Cell, Column, Part, Table, text
 from lanit.comparison.scores import (
     MEANS,
-    METHODS,
     Published,
     Quality,
     Score,
     by_setting,
     dataset_name,
     features_name,
-    method_rank,
     protocol_name,
     setting_name,
+    variant_name,
+    variant_rank,
 )
 
 COMPARISON_COLUMNS = (
     "dataset",
     "method",
+    "variant",
     "domains",
     "seed",
     "protocol",
@@ -43,6 +44,15 @@ COMPARISON_COLUMNS = (
     "config",
 )
 METRICS = (("mfid", False), ("density", True), ("coverage", True))  # name, is more better?
+VARIANT_COLUMNS = (  # heading, metric, factor, digits, is more better?
+    ("mFID ↓", "mfid", 1, 2, False),
+    ("mKID ×1000 ↓", "mkid", 1000, 2, False),
+    ("Density ↑", "density", 1, 2, True),
+    ("Coverage ↑", "coverage", 1, 2, True),
+    ("Hit rate % ↑", "hit_rate", 100, 1, True),
+    ("… of candidates % ↑", "hit_rate_candidates", 100, 1, True),
+    ("Kept % ↑", "kept_rate", 100, 1, True),
+)
 SUPERVISION = {"stargan2": "labels", "smoothing": "labels", "tunit": "none", "style_aware": "none", "lanit": "text"}
 PAPER_NOTE = [
     "The columns (paper) are the numbers printed there, measured with Inception features under the authors' own "
@@ -62,9 +72,10 @@ def comparison_csv(scores: Sequence[Score]) -> str:
 
 
 def labels_csv(qualities: Sequence[Quality]) -> str:
-    """Label quality, one row a (dataset, labeller, N, split)."""
+    """Label quality, one row a (dataset, labeller, N, split), and a seed where prompts have learned."""
     columns = (
-        "dataset", "labeller", "domains", "split", "images", "f1_macro", "mean_labels", "share_without", "share_all",
+        "dataset", "labeller", "variant", "domains", "seed", "split", "images", "f1_macro", "mean_labels",
+        "share_without", "share_all",
     )  # fmt: skip
     return _csv(columns, [[getattr(row, name) for name in columns] for row in qualities])
 
@@ -97,7 +108,7 @@ def comparison_tables(scores: Sequence[Score]) -> list[Table]:
             rows.append(
                 [
                     text(score.domains),
-                    text(score.method_name),
+                    text(score.name),
                     text(score.seed),
                     text(_fixed(mean["mfid"], 2)),
                     text(_fixed(None if mean["mkid"] is None else 1000 * mean["mkid"], 2)),
@@ -127,22 +138,48 @@ def comparison_tables(scores: Sequence[Score]) -> list[Table]:
     return tables
 
 
+def variant_tables(scores: Sequence[Score], domains: int) -> list[Table]:
+    """Variants of a method at one N, one table a (dataset, setting) that has some: means over seeds, one row a variant."""
+    tables = []
+    groups = by_setting(score for score in scores if score.domains == domains)
+    for (dataset, _), group in groups.items():
+        variants = dict.fromkeys((score.method, score.variant) for score in group)
+        if len(variants) == len({method for method, _ in variants}):
+            continue
+        columns = [Column("Method", numeric=False)] + [Column(heading) for heading, *_ in VARIANT_COLUMNS]
+        rows = [[text(variant_name(*pair))] for pair in variants]
+        for _, metric, scale, digits, more in VARIANT_COLUMNS:
+            values = [
+                [scale * s.mean[metric] for s in group if s.variant == variant and s.mean[metric] is not None]
+                for _, variant in variants
+            ]
+            best = _best(values, [0] * len(values), more)
+            for index, row in enumerate(rows):
+                row.append((Part(_spread(values[index], digits), index in best),) if values[index] else text(DASH))
+        notes = [_setting_note(group, dataset, groups), *_seeds_note([group]), "The best of each column is bold."]
+        label = _numbered(f"tab:variants-{dataset}".replace("_", "-"), tables)
+        tables.append(Table(f"Variants on {dataset_name(dataset)} at N = {domains}", label, columns, rows, notes))
+    return tables
+
+
 def table1(scores: Sequence[Score], published: Sequence[Published], domains: int) -> list[Table]:
-    """The paper's Table 1: methods × datasets at one N, mFID and density / coverage, the published beside ours."""
+    """The paper's Table 1: methods × datasets at one N, mFID and density / coverage, the published beside ours.
+
+    A variant stands below its method; what was published stands beside the method itself.
+    """
     tables = []
     for section, notes in _sections(scores):
         chosen = {dataset: [s for s in group if s.domains == domains] for dataset, group in section.items()}
         papers = {d: [p for p in published if (p.table, p.dataset, p.domains) == (1, d, domains)] for d in section}
-        methods = sorted(
-            {s.method for group in chosen.values() for s in group} | {p.method for ps in papers.values() for p in ps},
-            key=method_rank,
-        )
+        variants = {(s.method, s.variant) for group in chosen.values() for s in group}
+        variants |= {(p.method, p.method) for ps in papers.values() for p in ps}
+        variants = sorted(variants, key=lambda pair: variant_rank(*pair))
         columns = [Column("Method", numeric=False), Column("Supervision", numeric=False)]
-        rows = [[text(METHODS.get(m, m)), text(SUPERVISION.get(m, DASH))] for m in methods]
+        rows = [[text(variant_name(m, v)), text(SUPERVISION.get(m, DASH))] for m, v in variants]
         for dataset in section:
-            ours = [_ours(chosen[dataset], m) for m in methods]
-            paper = [_paper(papers[dataset], m) for m in methods]
-            _add_dataset(columns, rows, dataset, ours, paper, [0] * len(methods), paper_digits=2)
+            ours = [_ours(chosen[dataset], v) for _, v in variants]
+            paper = [_paper(papers[dataset], v) for _, v in variants]
+            _add_dataset(columns, rows, dataset, ours, paper, [0] * len(variants), paper_digits=2)
         notes = notes + PAPER_NOTE * any(papers.values())
         missing = [dataset_name(d) for d in section if not chosen[d]]
         if missing:
@@ -157,15 +194,15 @@ def table2(scores: Sequence[Score], published: Sequence[Published]) -> list[Tabl
     tables = []
     for section, notes in _sections(scores):
         papers = {d: [p for p in published if (p.table, p.dataset) == (2, d)] for d in section}
-        keys = {(s.domains, s.method) for group in section.values() for s in group}
-        keys |= {(p.domains, p.method) for ps in papers.values() for p in ps}
-        keys = sorted(keys, key=lambda key: (key[0], method_rank(key[1])))
+        keys = {(s.domains, s.method, s.variant) for group in section.values() for s in group}
+        keys |= {(p.domains, p.method, p.method) for ps in papers.values() for p in ps}
+        keys = sorted(keys, key=lambda key: (key[0], variant_rank(*key[1:])))
         columns = [Column("N"), Column("Method", numeric=False)]
-        rows = [[text(n), text(METHODS.get(m, m))] for n, m in keys]
+        rows = [[text(n), text(variant_name(m, v))] for n, m, v in keys]
         for dataset, group in section.items():
-            ours = [_ours([s for s in group if s.domains == n], m) for n, m in keys]
-            paper = [_paper([p for p in papers[dataset] if p.domains == n], m) for n, m in keys]
-            _add_dataset(columns, rows, dataset, ours, paper, [n for n, _ in keys], paper_digits=1)
+            ours = [_ours([s for s in group if s.domains == n], v) for n, _, v in keys]
+            paper = [_paper([p for p in papers[dataset] if p.domains == n], v) for n, _, v in keys]
+            _add_dataset(columns, rows, dataset, ours, paper, [n for n, _, _ in keys], paper_digits=1)
         notes = notes + PAPER_NOTE * any(papers.values())
         rules = {i for i in range(1, len(keys)) if keys[i][0] != keys[i - 1][0]}
         title = "Comparison by number of candidate domains N" + (", second setting" if tables else "")
@@ -181,18 +218,20 @@ def labels_summary(qualities: Sequence[Quality]) -> Table:
         first.setdefault(row.dataset, row.split)
     chosen = [row for row in qualities if row.split == first[row.dataset]]
     keys = list(dict.fromkeys((row.dataset, row.labeller) for row in chosen))
-    values = {(row.dataset, row.labeller, row.domains): row.f1_macro for row in chosen}
+    values: dict[tuple, list[float]] = {}  # over the seeds, where prompts have learned
+    for row in chosen:
+        if row.f1_macro is not None:
+            values.setdefault((row.dataset, row.labeller, row.domains), []).append(row.f1_macro)
     columns = [Column("Dataset", numeric=False), Column("Split", numeric=False), Column("Labeller", numeric=False)]
     columns += [Column(f"N = {n}", "Macro F1 ↑") for n in counts]
     rows = []
     for dataset, labeller in keys:
         cells = [text(dataset_name(dataset)), text(first[dataset]), text(labeller)]
         for n in counts:
-            others = [values.get((dataset, other, n)) for name, other in keys if name == dataset]
-            others = [round(value, 3) for value in others if value is not None]
-            value = values.get((dataset, labeller, n))
-            best = value is not None and len(others) > 1 and round(value, 3) == max(others)
-            cells.append((Part(_fixed(value, 3), best),))
+            known = {other: values.get((dataset, other, n)) for name, other in keys if name == dataset}
+            means = {other: round(statistics.fmean(f1), 3) for other, f1 in known.items() if f1}
+            best = len(means) > 1 and means.get(labeller) == max(means.values())
+            cells.append((Part(_spread(known[labeller], 3) if known[labeller] else DASH, best),))
         rows.append(cells)
     rules = {i for i in range(1, len(keys)) if keys[i][0] != keys[i - 1][0]}
     notes = ["Macro F1 is over the domains that have truth; a dash where none has. The best at each N is bold."]
@@ -200,7 +239,7 @@ def labels_summary(qualities: Sequence[Quality]) -> Table:
 
 
 def labels_table(qualities: Sequence[Quality]) -> Table:
-    """Label quality, one row a (dataset, labeller, N, split)."""
+    """Label quality, one row a (dataset, labeller, N, split), and a seed where prompts have learned."""
     columns = [
         Column("Dataset", numeric=False),
         Column("Split", numeric=False),
@@ -221,7 +260,7 @@ def labels_table(qualities: Sequence[Quality]) -> Table:
             [
                 text(dataset_name(row.dataset)),
                 text(row.split),
-                text(row.labeller),
+                text(row.labeller + ("" if row.seed is None else f", seed {row.seed}")),
                 text(row.domains),
                 text(_fixed(row.f1_macro, 3)),
                 text(_fixed(row.mean_labels, 2)),
@@ -246,18 +285,22 @@ def _sections(scores: Sequence[Score]) -> Iterable[tuple[Section, list[str]]]:
         sections[rank][dataset] = group
     for section in sections:
         notes = [_setting_note(group, dataset, groups) for dataset, group in section.items()]
-        seeds = {len({s.seed for s in group}) for group in section.values()}
-        if max(seeds) > 1:
-            notes.append("Mean ± standard deviation over the seeds of each method and N.")
+        notes += _seeds_note(section.values())
         notes.append("D&C is density / coverage; the best of each column at each N is bold.")
         yield section, notes
+
+
+def _seeds_note(groups: Iterable[Sequence[Score]]) -> list[str]:
+    several = any(len({score.seed for score in group}) > 1 for group in groups)
+    return ["Mean ± standard deviation over the seeds of each row."] * several
 
 
 def _setting_note(group: Sequence[Score], dataset: str, groups: dict[tuple[str, str], list[Score]]) -> str:
     budgets = {}
     for score in group:
-        budgets.setdefault(score.method_name, set()).add(score.images_seen)
-    seen = "; ".join(f"{name} {' or '.join(f'{n:,}' for n in sorted(counts))}" for name, counts in budgets.items())
+        budgets.setdefault(score.images_seen, {})[score.name] = None
+    seen = "; ".join(f"{images:,} ({', '.join(names)})" for images, names in sorted(budgets.items()))
+    seen = seen if len(budgets) > 1 else f"{group[0].images_seen:,}"
     others = sum(1 for name, _ in groups if name == dataset) - 1
     warning = " Other runs on this dataset have another protocol or other features and stand in a table of their own."
     warning = warning if others else ""
@@ -294,13 +337,14 @@ def _add_dataset(
             row += [(parts["mfid"],), (parts["density"], Part(" / "), parts["coverage"])]
 
 
-def _ours(group: Sequence[Score], method: str) -> dict[str, list[float]]:
-    chosen = [score for score in group if score.method == method]
+def _ours(group: Sequence[Score], variant: str) -> dict[str, list[float]]:
+    chosen = [score for score in group if score.variant == variant]
     return {metric: [score.mean[metric] for score in chosen] for metric, _ in METRICS} if chosen else {}
 
 
-def _paper(rows: Sequence[Published], method: str) -> dict[str, list[float]]:
-    return next(({metric: [getattr(row, metric)] for metric, _ in METRICS} for row in rows if row.method == method), {})
+def _paper(rows: Sequence[Published], variant: str) -> dict[str, list[float]]:
+    rows = [row for row in rows if row.method == variant]
+    return {metric: [getattr(rows[0], metric)] for metric, _ in METRICS} if rows else {}
 
 
 def _best(values: Sequence[list[float] | None], blocks: Sequence[int], more: bool) -> set[int]:

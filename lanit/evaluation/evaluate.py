@@ -134,7 +134,9 @@ def run_scores(arguments: argparse.Namespace) -> None:
         protocol.k,
     )
     copied = ("dataset", "method", "seed", "images_seen", "train_seconds", "code", "config")
+    variant = record.get("variant") or record["method"]
     scores = {key: record[key] for key in copied} | {
+        "variant": variant,
         "domains": len(record["domains"]),
         "protocol": protocol.describe(about["classes"]),
         "features": about["features"],
@@ -143,7 +145,7 @@ def run_scores(arguments: argparse.Namespace) -> None:
     }
     write_whole(arguments.output, (json.dumps(scores, indent=2, allow_nan=False) + "\n").encode())
     shown = "  ".join(f"{name} {value:.3f}" for name, value in mean.items() if value is not None)
-    print(f"{record['method']} with {len(record['domains'])} domains, seed {record['seed']}: {shown}")
+    print(f"{variant} with {len(record['domains'])} domains, seed {record['seed']}: {shown}")
     if arguments.track is not None:
         from lanit.tracking import log_scores
 

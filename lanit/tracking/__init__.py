@@ -1,4 +1,4 @@
-"""MLflow: one experiment per dataset, one parent run per sweep, one child per (method, N, seed, configuration).
+"""MLflow: one experiment per dataset, one parent run per sweep, one child per (variant, N, seed, configuration).
 
 `lanit track` makes the store before anything logs (processes that meet a missing database race to create it); training
 logs through `TrainingRun`, which never waits for the store; `log_scores` and `log_tables` add what came out. MLflow

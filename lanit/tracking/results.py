@@ -100,6 +100,7 @@ def _child_of(run: Path) -> tuple[ChildKey, str | None]:
             ChildKey(
                 dataset=str(values["dataset"]),
                 method=str(values["method"]),
+                variant=str(values.get("variant") or values["method"]),
                 domains=domains if isinstance(domains, int) else len(domains),
                 seed=int(values["seed"]),
                 config=str(values.get("config") or digest(values["options"])),

@@ -67,19 +67,21 @@ class ChildKey:
 
     dataset: str
     method: str
+    variant: str  # name of the method's set of options in the sweep; the method's name for the method itself
     domains: int  # N
     seed: int
     config: str  # digest of the training's options
 
     @property
     def name(self) -> str:
-        """Name of the run in the UI, such as "lanit-n10-seed0"."""
-        return f"{self.method}-n{self.domains}-seed{self.seed}"
+        """Name of the run in the UI, such as "lanit-n10-seed0" or "lanit_top1-n10-seed0"."""
+        return f"{self.variant}-n{self.domains}-seed{self.seed}"
 
     def tags(self) -> dict[str, str]:
         """The tags by which the run is found again."""
         return {
             "lanit.method": self.method,
+            "lanit.variant": self.variant,
             "lanit.domains": str(self.domains),
             "lanit.seed": str(self.seed),
             "lanit.config": self.config,

@@ -39,13 +39,14 @@ class TrainingRun:
         run_folder: Path,
         interval: float = 3.0,
     ) -> TrainingRun:
-        """Continue the child run of (sweep, method, N, seed, configuration), or create it.
+        """Continue the child run of (sweep, variant, N, seed, configuration), or create it.
 
         Args:
             track: path of the `store.json` that `lanit track` wrote.
             domains: N.
-            config: the training's options, recorded as parameters. Part of the run's identity is their digest (the same
-                as `config` in `run.json`): the value of the key `digest`, or `lanit.config.digest` of the whole.
+            config: the training's options, recorded as parameters. Part of the run's identity are their digest (the
+                same as `config` in `run.json`), which is the value of the key `digest` or `lanit.config.digest` of the
+                whole, and the variant, which is the value of the key `variant` or the method.
             code: git revision.
             run_folder: RUN, recorded as a tag.
             interval: seconds between two batches.
@@ -53,7 +54,8 @@ class TrainingRun:
         Raises:
             LanitError: `store.json` cannot be read (whether its store answers is found out in the background).
         """
-        key = ChildKey(dataset, method, domains, seed, str(config.get("digest") or digest(config)))
+        variant = config.get("variant") or method
+        key = ChildKey(dataset, method, variant, domains, seed, str(config.get("digest") or digest(config)))
         return cls(read_store(track), key, config, code, run_folder, interval)
 
     def __init__(
@@ -165,7 +167,7 @@ class TrainingRun:
         self.run_id = run.info.run_id
         if run.info.status != "RUNNING":
             client.update_run(self.run_id, status="RUNNING")
-        log_params(client, run, self._config)
+        log_params(client, run, self._config | {"variant": self._key.variant})
         client.set_tag(self.run_id, "lanit.folder", str(self._folder))
         # A training resumed from a checkpoint takes the steps since then again, with the same results: once is enough.
         for name in run.data.metrics:

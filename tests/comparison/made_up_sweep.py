@@ -55,11 +55,12 @@ def pictures(sources=3, references=4, domains=DOMAINS[:5], latents=None, size=8)
 
 def write_run(root: Path, values: dict, arrays: dict | None = None, lines: list[dict] = ()) -> Path:
     """Lay a run out as the earlier stages do; return its folder."""
-    folder = root / values["dataset"] / f"{values['method']}-n{values['domains']}" / f"seed{values['seed']}"
+    variant = values.get("variant", values["method"])
+    folder = root / values["dataset"] / f"{variant}-n{values['domains']}" / f"seed{values['seed']}"
     folder.mkdir(parents=True)
     (folder / "scores.json").write_text(json.dumps(values))
     run = {key: values[key] for key in ("dataset", "method", "seed", "images_seen", "train_seconds", "code", "config")}
-    run |= {"domains": list(DOMAINS[: values["domains"]]), "options": {}, "processes": 1}
+    run |= {"variant": variant, "domains": list(DOMAINS[: values["domains"]]), "options": {}, "processes": 1}
     (folder / "run.json").write_text(json.dumps(run))
     if arrays:
         np.savez(folder / "pictures.npz", **arrays)
@@ -68,9 +69,11 @@ def write_run(root: Path, values: dict, arrays: dict | None = None, lines: list[
     return folder
 
 
-def write_quality(root: Path, dataset: str, kind: str, domains: int, f1: float | None) -> Path:
-    """Lay one `quality.json` out as the label stage does; return its path."""
-    path = root / dataset / "labels" / f"{kind}-n{domains}" / "quality.json"
+def write_quality(
+    root: Path, dataset: str, kind: str, domains: int, f1: float | None, run: Path | None = None
+) -> Path:
+    """Lay one `quality.json` out as the label stage does, or as that of a run whose prompts learned; return its path."""
+    path = (run / "labels" if run else root / dataset / "labels" / f"{kind}-n{domains}") / "quality.json"
     path.parent.mkdir(parents=True)
     split = {"mean_labels": 2.5, "share_without": 0.04, "share_all": 0.0, "f1_macro": f1, "per_domain": {}}
     values = {
@@ -114,3 +117,57 @@ def write_sweep(root: Path, datasets=("faces",), counts=(4, 7, 10, 13, 16), seed
         for n in counts:
             for kind, f1 in (("adaptive", 0.96 - 0.006 * n), ("top_k", 0.72 - 0.01 * n), ("fixed", 0.65 - 0.012 * n)):
                 write_quality(root, dataset, kind, n, f1)
+
+
+VARIANTS = ("lanit", "lanit_learned", "lanit_top1", "lanit_top3", "lanit_fixed", "lanit_no_dl", "lanit_cosine",
+            "lanit_no_ds", "lanit_image", "lanit_slack")  # fmt: skip
+
+
+def write_ablation(root: Path, variants=VARIANTS, counts=(10,), seeds=(0, 1, 2), size=8) -> None:
+    """Variants of LANIT × N × seeds, one of them with prompts that learned."""
+    generator = np.random.default_rng(0)
+    for rank, variant in enumerate(variants):
+        for n in counts:
+            for seed in seeds:
+                noise = generator.normal(size=5)
+                mean = {
+                    "mfid": 42 + 2 * rank + 20 / n + 1.5 * noise[0],
+                    "mkid": 0.02 + 0.001 * rank + 0.002 * noise[1],
+                    "density": 1.1 - 0.03 * rank + 0.04 * noise[2],
+                    "coverage": float(np.clip(0.9 - 0.03 * rank + 0.02 * noise[3], 0, 1)),
+                    "hit_rate": 0.7 - 0.05 * rank + 0.02 * noise[4],
+                    "hit_rate_candidates": 0.79 - 0.05 * rank + 0.02 * noise[4],
+                    "source_rate_candidates": 0.05,
+                    "kept_rate": 0.87 + 0.01 * noise[1],
+                }
+                values = score("faces", "lanit", n, seed, mean=mean, variant=variant, config=f"{variant}{n}{seed}")
+                lines = [
+                    {"step": s, "images": 16 * s} | {m: float(np.exp(-s / 900)) for m in ("d/adversarial", "g/cycle")}
+                    for s in range(0, 400, 20)
+                ]
+                run = write_run(root, values, pictures(domains=DOMAINS[:n], size=size), lines)
+                if variant == "lanit_learned":
+                    write_quality(root, "faces", "adaptive", n, 0.9 + 0.01 * seed, run)
+                    (run / "prompts.json").write_text(json.dumps(prompts(DOMAINS[:n])))
+    for n in counts:
+        for kind, f1 in (("adaptive", 0.9), ("top_k", 0.65), ("fixed", 0.55)):
+            write_quality(root, "faces", kind, n, f1)
+
+
+def prompts(domains) -> dict:
+    """What a run whose prompts learned says of them: one template, two vectors."""
+    near = [{"token": "photo", "cosine": 0.953}, {"token": "<b>", "cosine": 0.4}, {"token": "ë", "cosine": 0.2}]
+    return {
+        "templates": [
+            {
+                "template": "a photo of {}.",
+                "vectors": [{"token": token, "moved": 0.125, "nearest": near} for token in ("a", "photo")],
+            }
+        ],
+        "labels": {
+            "changed": 0.0123,
+            "per_domain": {name: {"before": 0.25, "after": 0.3, "changed": 0.07} for name in domains},
+            "without_before": 0.04,
+            "without_after": 0.02,
+        },
+    }

@@ -18,8 +18,9 @@ from lanit.comparison.scores import read_metrics, read_published, read_qualities
 
 def arguments(root, **options):
     found = {name: sorted(str(path) for path in root.glob(pattern)) for name, pattern in (
-        ("scores", "*/*/*/scores.json"), ("quality", "*/labels/*/quality.json"),
-        ("pictures", "*/*/*/pictures.npz"), ("metrics", "*/*/*/metrics.jsonl"))}  # fmt: skip
+        ("scores", "*/*/*/scores.json"), ("quality", "**/labels/**/quality.json"),
+        ("pictures", "*/*/*/pictures.npz"), ("metrics", "*/*/*/metrics.jsonl"),
+        ("prompts", "*/*/*/prompts.json"))}  # fmt: skip
     lists = [part for name, paths in found.items() for part in (f"--{name}", *paths)]
     return ["compare", "--options", json.dumps(options), "--output", str(root), *lists]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ CONFIGS = ROOT / "workflow" / "configs"
 MISTAKES = [
     # an overlay, and the sentence
     ({"domain": [4]}, r"domain is not a key here; did you mean 'domains'\?"),
-    ({"methods": ["stargan"]}, r"methods\.0 is wrong: 'stargan' is not one of .*"),
+    ({"methods": ["lanit_top1"]}, r"methods\[0\] names 'lanit_top1', which is not there; did you mean 'lanit'\?"),
+    ({"methods": ["images"]}, r"methods\[0\] names 'images', which is not there; known are lanit, tunit"),
     ({"domains": []}, r"domains is wrong: .*"),
     ({"seeds": [-1]}, r"seeds\.0 is wrong: -1 is less than the minimum of 0"),
     ({"datasets": ["face"]}, r"datasets\[0\] names 'face', which is not there; did you mean 'faces'\?"),
@@ -31,18 +34,40 @@ MISTAKES = [
     ({"clip": {"faces": {"pretrained": "openai"}}}, r"clip\.faces must hold either `pretrained` .* or `train`"),
     ({"clip": {"faces": {"model": "clip.json"}}}, r"clip\.faces\.model names clip\.json, where no file is; put it there or give its place"),
     ({"train": {"lanit": {"batch": 0}}}, r"train\.lanit\.batch is wrong: 0 is less than the minimum of 1"),
+    ({"train": {"lanit-top1": {"like": "lanit"}}}, r"train is wrong: 'lanit-top1' does not match .*"),
+    ({"train": {"mine": {"batch": 8}}}, r"train\.mine is not a method \(lanit, tunit\): name with `like` the key of `train` that it is like"),
+    ({"train": {"mine": {"like": "lanti"}}}, r"train\.mine\.like names 'lanti', which is not there; did you mean 'lanit'\?"),
+    ({"train": {"mine": {"like": "images"}}}, r"train\.mine\.like names 'images', which is not there; known are .*"),
+    ({"train": {"mine": {"like": "yours"}, "yours": {"like": "mine"}}}, r"train\.yours\.like goes round in a circle \(mine -> yours -> mine\); end it at a method"),
+    ({"train": {"mine": {"like": "mine"}}}, r"train\.mine\.like goes round in a circle \(mine -> mine\); end it at a method"),
+    ({"train": {"tunit": {"like": "lanit"}}}, r"train\.tunit\.like is of no use: tunit is a method itself; drop it, .*"),
+    ({"train": {"mine": {"like": "lanit", "labeler": "top1"}}}, r"train\.mine\.labeler is not a key here; did you mean 'labeller'\?"),
+    ({"train": {"mine": {"like": "lanit", "labeller": "top2"}}}, r"train\.mine\.labeller names 'top2', which is not there; did you mean 'top3'\?"),
+    ({"train": {"mine": {"like": "lanit", "prompts": "thawed"}}}, r"train\.mine\.prompts is wrong: 'thawed' is not one of \['frozen', 'learned'\]"),
+    ({"train": {"mine": {"like": "tunit", "prompts": "learned"}}}, r"train\.mine\.prompts is of no use to tunit, which trains without labels; drop it"),
+    ({"uncovered": "drop"}, r"uncovered is wrong: 'drop' is not one of \['left_out', 'slack'\]"),
     ({"tracking": {"uri": "file:///tmp/x"}}, r"tracking\.uri is wrong: .*"),
 ]
 
 
 def check(overlay: dict | Path) -> dict:
-    """Do what the Snakefile does with `config.yaml` and an overlay, in this process: rule file and all."""
+    """The configuration as the Snakefile makes it of `config.yaml` and an overlay, checked; see `load`."""
+    return load(overlay)["config"]
+
+
+def variants(overlay: dict | Path) -> dict[str, dict]:
+    """What each variant of `train` is in the end."""
+    return load(overlay)["VARIANTS"]
+
+
+def load(overlay: dict | Path) -> dict:
+    """Do what the Snakefile does with `config.yaml` and an overlay, in this process: the names of the rule file."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     update_config(config, overlay if isinstance(overlay, dict) else yaml.safe_load(overlay.read_text()))
     path = ROOT / "workflow" / "rules" / "configuration.smk"
     names = {"config": config, "BASE": ROOT, "Path": Path, "WorkflowError": WorkflowError}
     exec(compile(path.read_text(), path, "exec"), names)
-    return config
+    return names
 
 
 @pytest.mark.parametrize("overlay, sentence", MISTAKES, ids=[str(overlay) for overlay, _ in MISTAKES])
@@ -63,6 +88,87 @@ def test_defaults_are_filled_in(monkeypatch):
     monkeypatch.chdir(ROOT)
     config = check({})
     assert config["tracking"]["uri"] is None and config["dataset"]["faces"]["missing"] is None
+
+
+def test_a_variant_is_like_another_but_for_what_it_says(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    made = variants({"train": {
+        "first": {"like": "lanit", "labeller": "top1", "settings": {"loss": {"dl": 0}, "betas": [0, 0.9]}},
+        "second": {"like": "first", "images": 80, "settings": {"loss": {"ds": 0}}},
+        "third": {"like": "tunit", "batch": 4},
+    }})  # fmt: skip
+    lanit, second = made["lanit"], made["second"]
+    assert lanit["method"] == second["method"] == "lanit" and made["third"]["method"] == "tunit"
+    assert second["settings"]["loss"] == lanit["settings"]["loss"] | {"dl": 0, "ds": 0}
+    assert second["settings"]["network"] == lanit["settings"]["network"] and second["settings"]["betas"] == [0, 0.9]
+    assert (lanit["labeller"], second["labeller"]) == ("adaptive", "top1")
+    assert (lanit["images"], second["images"], made["third"]["batch"]) == (5600, 80, 4)
+    assert made["third"]["settings"] == made["tunit"]["settings"] and "prompts" not in made["tunit"]
+
+
+def test_the_sweeps_choices_are_those_of_every_variant_that_makes_none(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    own = {"calm": {"like": "lanit", "prompts": "frozen"}, "calmer": {"like": "calm"}, "plain": {"like": "lanit"}}
+    made = variants({"labeller": "top3", "prompts": "learned", "uncovered": "slack", "train": own})
+    assert {name: made[name]["prompts"] for name in ("lanit", "plain", "calm", "calmer")} == {
+        "lanit": "learned", "plain": "learned", "calm": "frozen", "calmer": "frozen",
+    }  # fmt: skip
+    assert {(made[name]["labeller"], made[name]["uncovered"]) for name in own} == {("top3", "slack")}
+
+
+def test_a_training_is_given_its_variants_options(snakemake):
+    """A method that trains on labels gets language; one whose prompts learn also gets what labels are made of."""
+    overlay = {
+        "methods": ["lanit", "bold", "tunit"],
+        "domains": [4],
+        "train": {"bold": {"like": "lanit", "labeller": "top3", "prompts": "learned", "uncovered": "slack",
+                           "images": 80, "accumulate": 2, "precision": "bfloat16"}},
+    }  # fmt: skip
+    commands = {c["options"]["variant"]: c for c in planned(snakemake, "lanit train", overlays=[overlay])}
+    lanit, bold, tunit = (commands[name]["options"] for name in overlay["methods"])
+    common = {"dataset", "method", "variant", "domains", "seed", "size", "images", "batch", "augment", "settings"}
+    assert set(tunit) == common and set(lanit) == common | {"language"}
+    assert set(bold) == set(lanit) | {"accumulate", "precision"} and (bold["method"], bold["images"]) == ("lanit", 80)
+    assert lanit["domains"] == ["hat", "glasses", "blue background", "beard"]
+    assert lanit["language"] == {
+        "clip": {"model": "workflow/configs/clip-faces.json", "pretrained": "results/clip/faces/clip.safetensors"},
+        "templates": ["a face with {}."],
+        "labeller": {"kind": "adaptive"},
+        "prompts": "frozen",
+        "uncovered": "left_out",
+    }
+    changed = {"labeller": {"kind": "top_k", "k": 3}, "prompts": "learned", "uncovered": "slack"}
+    assert bold["language"] == lanit["language"] | changed
+    assert commands["bold"]["embeddings"] == [f"results/faces/embeddings/faces/train-{i}.safetensors" for i in (0, 1)]
+    assert "embeddings" not in commands["lanit"] and "labels" not in commands["tunit"]
+    assert commands["lanit"]["labels"] == ["results/faces/labels/adaptive-n4"]
+    assert commands["bold"]["labels"] == ["results/faces/labels/top3-n4"]
+
+
+def test_what_prompts_have_learned_labels_the_images_anew(snakemake):
+    overlay = {"methods": ["lanit", "bold"], "domains": [4], "train": {"bold": {"like": "lanit", "prompts": "learned"}}}
+    commands = planned(snakemake, "lanit label", "lanit translate", "lanit compare", overlays=[overlay])
+    run = "results/faces/bold-n4/seed0"
+    (relabel,) = [c for c in commands if c["output"] == [f"{run}/labels"]]
+    (label,) = [c for c in commands if c["output"] == ["results/faces/labels/adaptive-n4"]]
+    assert relabel["texts"] == [f"{run}/texts.safetensors"]
+    assert relabel["options"] == label["options"] and relabel["embeddings"] == label["embeddings"]
+    used = {c["run"][0]: c["labels"] for c in commands if "run" in c}
+    assert used == {run: [f"{run}/labels"], "results/faces/lanit-n4/seed0": ["results/faces/labels/adaptive-n4"]}
+    (compare,) = [c for c in commands if "quality" in c]
+    assert f"{run}/labels/quality.json" in compare["quality"] and compare["prompts"] == [f"{run}/prompts.json"]
+
+
+def test_the_ablation_trains_each_variant_with_each_seed(snakemake):
+    names = yaml.safe_load((CONFIGS / "ablation.yaml").read_text())["methods"]
+    commands = planned(snakemake, "lanit train", overlays=[CONFIGS / "ablation.yaml"])
+    options = [command["options"] for command in commands]
+    assert sorted((o["variant"], o["seed"]) for o in options) == sorted((name, seed) for name in names for seed in range(3))
+    first = {o["variant"]: o for o in options if o["seed"] == 0}
+    same = ("method", "domains", "images", "batch", "augment")
+    assert all(first[name][key] == first["lanit"][key] for name in names for key in same)
+    changes = [(o["settings"], o["language"]) for o in first.values()]
+    assert all(changes.count(change) == 1 for change in changes)  # each is another training
 
 
 def test_overlays_do_not_drag_the_demo_along(snakemake, tmp_path):
@@ -94,7 +200,7 @@ def test_the_papers_graph_builds_on_empty_folders(snakemake, tmp_path):
     jobs = count_jobs(result.stdout)
     assert jobs["plan_shards"] == 3
     assert {jobs[rule] for rule in ("train", "translate", "score")} == {30}
-    assert jobs["label"] == 60
+    assert (jobs["label"], jobs["relabel"]) == (60, 15)  # LANIT's prompts learn
     assert "train_clip" not in jobs and "train_judge" not in jobs
 
 
@@ -119,14 +225,19 @@ def test_the_papers_domains_are_lists_of_their_length():
 
 
 def test_no_setting_of_the_demo_reaches_the_papers_sweep():
-    """It is laid over the demo's: every setting that the demo changes is changed back to the paper's, the default."""
+    """It is laid over the demo's: every setting that the demo changes is changed back to the paper's, the default.
+
+    The choices that are not a method's settings have no default; the paper's file names each of them.
+    """
     from lanit.config import parse
     from lanit.methods.lanit import LanitOptions
     from lanit.methods.tunit import TunitOptions
     from lanit.training.options import AugmentOptions
 
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
-    update_config(config, yaml.safe_load((CONFIGS / "paper.yaml").read_text()))
+    paper = yaml.safe_load((CONFIGS / "paper.yaml").read_text())
+    assert (paper["labeller"], paper["prompts"], paper["uncovered"]) == ("adaptive", "learned", "left_out")
+    update_config(config, paper)
     for method, options in (("lanit", LanitOptions), ("tunit", TunitOptions)):
         training = config["train"][method]
         assert parse(options, training["settings"], method) == options()
@@ -157,6 +268,24 @@ def test_every_dependency_of_the_package_has_a_version():
 def test_the_workflow_lints_clean(snakemake):
     result = snakemake("--lint")
     assert result.returncode == 0 and "good condition" in result.stdout, result.stdout
+
+
+def planned(snakemake, *commands: str, overlays: list) -> list[dict]:
+    """The arguments of every call of the commands that a dry run prints, `options` as what their JSON says."""
+    result = snakemake("--dry-run", "--quiet", "progress", "--printshellcmds", overlays=overlays)
+    assert result.returncode == 0, result.stdout
+    calls = []
+    for line in result.stdout.splitlines():
+        if any(f"-m {command} " in line for command in commands):
+            words = shlex.split(line[line.rindex("-m lanit ") :].split("&>")[0].split("2>&1")[0])
+            call: dict = {}
+            for word in words[3:]:
+                if word.startswith("--"):
+                    values = call.setdefault(word[2:], [])
+                else:
+                    values.append(word)
+            calls.append(call | ({"options": json.loads(call["options"][0])}))
+    return calls
 
 
 def count_jobs(text: str) -> dict[str, int]:

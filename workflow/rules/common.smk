@@ -21,7 +21,6 @@ shell.prefix(COMMAND_PATHS.replace("{", "{{").replace("}", "}}"))
 
 RESULTS = config["results"]
 STORE = config["tracking"]["uri"] or f"sqlite:///{RESULTS}/mlflow.db"
-LABELLED = ("lanit",)  # the methods that train on pseudo labels
 SPLITS = ("train", "test")  # what methods see; a third split, pretrain, teaches the demo's CLIP and the judge
 
 
@@ -30,7 +29,7 @@ wildcard_constraints:
     clip="|".join(config["clip"]),
     features="|".join(config["features"]),
     labeller="|".join(config["labellers"]),
-    method="|".join(METHODS),
+    variant="|".join(VARIANTS),
     split="|".join((*SPLITS, "pretrain")),
     shard=r"\d+",
     n=r"\d+",
@@ -72,10 +71,11 @@ def get_shards(wildcards, ending, splits=None):
     return [f"{folder}/{split}-{i}{ending}" for split in splits or shards for i in range(shards[split])]
 
 
-def get_embeddings(wildcards):
+def get_embeddings(wildcards, splits=SPLITS):
+    """Files of the images' embeddings."""
     shards, clip = config["dataset"][wildcards.dataset]["shards"], config["dataset"][wildcards.dataset]["clip"]
     folder = f"{RESULTS}/{wildcards.dataset}/embeddings/{clip}"
-    return [f"{folder}/{split}-{i}.safetensors" for split in SPLITS for i in range(shards[split])]
+    return [f"{folder}/{split}-{i}.safetensors" for split in splits for i in range(shards[split])]
 
 
 def get_texts(wildcards):
@@ -116,32 +116,73 @@ def get_real_features(wildcards):
     return f"{RESULTS}/{wildcards.dataset}/features/{config['dataset'][wildcards.dataset]['features']}/test.safetensors"
 
 
+def is_labelled(wildcards):
+    """Does the variant train on pseudo labels?"""
+    return VARIANTS[wildcards.variant]["method"] in LABELLED
+
+
+def learns_prompts(variant):
+    """Do the variant's prompts learn? Then the labels change with them."""
+    return VARIANTS[variant].get("prompts") == "learned"
+
+
 def get_labels(wildcards):
-    """Files of the label stage that a method needs; none where it learns without."""
-    if wildcards.method not in LABELLED:
+    """Files of the label stage that a variant trains on; none where it learns without."""
+    if not is_labelled(wildcards):
         return []
-    folder = f"{RESULTS}/{wildcards.dataset}/labels/{config['labeller']}-n{wildcards.n}"
+    return list_labels(f"{RESULTS}/{wildcards.dataset}/labels/{VARIANTS[wildcards.variant]['labeller']}-n{wildcards.n}")
+
+
+def get_labels_of_run(wildcards):
+    """The labels that go with a trained run: those of its own prompts where these have learned."""
+    if not learns_prompts(wildcards.variant):
+        return get_labels(wildcards)
+    return list_labels(f"{RESULTS}/{wildcards.dataset}/{wildcards.variant}-n{wildcards.n}/seed{wildcards.seed}/labels")
+
+
+def list_labels(folder):
     return [f"{folder}/train.parquet", f"{folder}/test.parquet", f"{folder}/texts.safetensors"]
 
 
-def get_labels_argument(wildcards):
-    labels = get_labels(wildcards)
-    return ["--labels", str(Path(labels[0]).parent)] if labels else []
+def as_argument(name, paths):
+    """The argument and its values; nothing where there are none."""
+    return [name, *paths] if paths else []
+
+
+def get_labels_argument(wildcards, input):
+    """The folder of the labels among a rule's input."""
+    return as_argument("--labels", sorted({str(Path(path).parent) for path in input.labels}))
+
+
+def get_labelling(wildcards, labeller):
+    """Options of the labels of one labeller."""
+    return {"labeller": config["labellers"][labeller], "domains": get_domains(wildcards)}
 
 
 def get_training(wildcards):
     """The options of one training: everything that its result depends on."""
-    dataset, settings = config["dataset"][wildcards.dataset], config["train"][wildcards.method]
+    variant, dataset = VARIANTS[wildcards.variant], config["dataset"][wildcards.dataset]
     options = {
         "dataset": wildcards.dataset,
-        "method": wildcards.method,
+        "variant": wildcards.variant,
         "domains": get_domains(wildcards),
         "seed": int(wildcards.seed),
         "size": dataset["size"],
-        "images": config["train"]["images"],
-        **settings,
+        **{key: value for key, value in variant.items() if key not in CHOICES},
     }
-    return options | {"clip": get_clip(wildcards)} if wildcards.method in LABELLED else options
+    return options | {"language": get_language(wildcards)} if is_labelled(wildcards) else options
+
+
+def get_language(wildcards):
+    """What a method that is led by language is told of it."""
+    variant = VARIANTS[wildcards.variant]
+    return {
+        "clip": get_clip(wildcards),
+        "templates": config["dataset"][wildcards.dataset]["templates"],
+        "labeller": config["labellers"][variant["labeller"]],
+        "prompts": variant["prompts"],
+        "uncovered": variant["uncovered"],
+    }
 
 
 def get_clip_training(wildcards):
@@ -162,25 +203,29 @@ def get_scoring(wildcards):
     return {"protocol": config["evaluate"]}
 
 
-def get_runs(ending, datasets=None):
-    """One file of every run of the sweep."""
+def get_runs(ending, variants=None):
+    """One file of every run of the sweep, or of those of some variants."""
     return [
-        f"{RESULTS}/{dataset}/{method}-n{n}/seed{seed}/{ending}"
-        for dataset in datasets or config["datasets"]
-        for method in config["methods"]
+        f"{RESULTS}/{dataset}/{variant}-n{n}/seed{seed}/{ending}"
+        for dataset in config["datasets"]
+        for variant in (config["methods"] if variants is None else variants)
         for n in config["domains"]
         for seed in config["seeds"]
     ]
 
 
+def get_runs_with_learned_prompts(ending):
+    return get_runs(ending, list(filter(learns_prompts, config["methods"])))
+
+
 def get_qualities(wildcards):
-    """How good the labels of every labeller are, for every N."""
+    """How good the labels of every labeller are, for every N, and those of prompts that have learned."""
     return [
         f"{RESULTS}/{dataset}/labels/{labeller}-n{n}/quality.json"
         for dataset in config["datasets"]
         for labeller in config["labellers"]
         for n in config["domains"]
-    ]
+    ] + get_runs_with_learned_prompts("labels/quality.json")
 
 
 def describe_results():

@@ -42,8 +42,10 @@ rule compare:
         report=results("report.html"),
     params:
         options=as_json(sweep=config["sweep"]),
-        # Not inputs: a training appends to them, and they outlive a failure.
+        # Not inputs, for the training's rule leaves them unnamed: it appends to the one, and leaves the other only
+        # where prompts have learned.
         metrics=get_runs("metrics.jsonl"),
+        prompts=as_argument("--prompts", get_runs_with_learned_prompts("prompts.json")),
         folder=subpath(output.report, parent=True),
     log:
         results("logs/compare.log"),
@@ -53,5 +55,5 @@ rule compare:
         "Compare: tables, plots, pictures and report"
     shell:
         "python -m lanit compare --options {params.options:q} --scores {input.scores:q} --quality {input.quality:q} "
-        "--pictures {input.pictures:q} --metrics {params.metrics:q} --output {params.folder:q} "
+        "--pictures {input.pictures:q} --metrics {params.metrics:q} {params.prompts:q} --output {params.folder:q} "
         "--track {input.store:q} &> {log:q}"

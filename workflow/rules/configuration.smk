@@ -6,6 +6,8 @@ import yaml
 from snakemake.utils import validate
 
 METHODS = ("lanit", "tunit")
+LABELLED = ("lanit",)  # the methods that train on pseudo labels
+CHOICES = ("labeller", "prompts", "uncovered")  # what they may be told of these, for the whole sweep or a variant
 
 
 def is_file_name(value):
@@ -99,12 +101,49 @@ def check_configuration():
         pick(f"datasets[{i}]", name, config["dataset"])
         check_dataset(name)
     pick("labeller", config["labeller"], config["labellers"])
-    for method in config["methods"]:
-        if method not in config["train"]:
-            fail(f"train.{method}", "is missing: give the options of each of `methods`")
+    variants = [name for name in config["train"] if name != "images"]
+    for i, name in enumerate(config["methods"]):
+        pick(f"methods[{i}]", name, variants)
+    return {name: resolve_variant(name) for name in variants}
+
+
+def resolve_variant(name):
+    """The method that a variant is, and its options with those of what it is like beneath: images, batch, settings …"""
+    options = {"images": config["train"]["images"], **inherit(name)}
+    where, method = f"train.{name}", options["method"]
+    if "batch" not in options:
+        fail(f"{where}.batch", "is missing: give the number of source images a step")
+    if method in LABELLED:
+        options = {choice: config[choice] for choice in CHOICES} | options
+        pick(f"{where}.labeller", options["labeller"], config["labellers"])
+    elif told := [choice for choice in CHOICES if choice in options]:
+        fail(f"{where}.{told[0]}", f"is of no use to {method}, which trains without labels; drop it")
+    return options
+
+
+def inherit(name, above=()):
+    """What a key of `train` says, laid over what the key that it is like says."""
+    own, where, above = config["train"][name], f"train.{name}", (*above, name)
+    if name in METHODS:
+        if "like" in own:
+            fail(f"{where}.like", f"is of no use: {name} is a method itself; drop it, or give the variant another name")
+        return {"method": name, **own}
+    if "like" not in own:
+        fail(where, f"is not a method ({', '.join(METHODS)}): name with `like` the key of `train` that it is like")
+    pick(f"{where}.like", own["like"], [key for key in config["train"] if key != "images"])
+    if own["like"] in above:
+        fail(f"{where}.like", f"goes round in a circle ({' -> '.join((*above, own['like']))}); end it at a method")
+    return merge(inherit(own["like"], above), {key: value for key, value in own.items() if key != "like"})
+
+
+def merge(under, over):
+    """Mappings merge, the rest replaces."""
+    if isinstance(under, dict) and isinstance(over, dict):
+        return under | {key: merge(under.get(key), value) for key, value in over.items()}
+    return over
 
 
 try:
-    check_configuration()
+    VARIANTS = check_configuration()
 except Mistake as mistake:
     raise WorkflowError(str(mistake)) from None  # one sentence, and no trace of the functions above

@@ -46,27 +46,27 @@ rule extract_features:
 
 rule translate:
     input:
-        model=results("{dataset}/{method}-n{n}/seed{seed}/model.safetensors"),
-        run=results("{dataset}/{method}-n{n}/seed{seed}/run.json"),
+        model=results("{dataset}/{variant}-n{n}/seed{seed}/model.safetensors"),
+        run=results("{dataset}/{variant}-n{n}/seed{seed}/run.json"),
         manifest=results("{dataset}/manifest.parquet"),
-        labels=get_labels,
+        labels=get_labels_of_run,
         features=get_features_files,
     output:
-        translations=results("{dataset}/{method}-n{n}/seed{seed}/translations.safetensors"),
-        pictures=results("{dataset}/{method}-n{n}/seed{seed}/pictures.npz"),
+        translations=results("{dataset}/{variant}-n{n}/seed{seed}/translations.safetensors"),
+        pictures=results("{dataset}/{variant}-n{n}/seed{seed}/pictures.npz"),
     params:
         options=lambda wildcards: as_json(**get_translation(wildcards)),
         labels=get_labels_argument,
         folder=subpath(input.run, parent=True),
     log:
-        results("logs/translate/{dataset}/{method}-n{n}-seed{seed}.log"),
+        results("logs/translate/{dataset}/{variant}-n{n}-seed{seed}.log"),
     conda:
         "../../envs/lanit.yaml"
     priority: 20
     resources:
         mem_mb=3000,
     message:
-        "Translate with {wildcards.method} on {wildcards.dataset}, N = {wildcards.n}, seed {wildcards.seed}"
+        "Translate with {wildcards.variant} on {wildcards.dataset}, N = {wildcards.n}, seed {wildcards.seed}"
     shell:
         "python -m lanit translate --run {params.folder:q} --manifest {input.manifest:q} "
         "{params.labels:q} --options {params.options:q} --output {output.translations:q} "
@@ -75,23 +75,23 @@ rule translate:
 
 rule score:
     input:
-        translations=results("{dataset}/{method}-n{n}/seed{seed}/translations.safetensors"),
-        run=results("{dataset}/{method}-n{n}/seed{seed}/run.json"),
+        translations=results("{dataset}/{variant}-n{n}/seed{seed}/translations.safetensors"),
+        run=results("{dataset}/{variant}-n{n}/seed{seed}/run.json"),
         real=get_real_features,
         manifest=results("{dataset}/manifest.parquet"),
         store=ancient(results("mlflow.json")),
     output:
-        results("{dataset}/{method}-n{n}/seed{seed}/scores.json"),
+        results("{dataset}/{variant}-n{n}/seed{seed}/scores.json"),
     params:
         options=lambda wildcards: as_json(**get_scoring(wildcards)),
         folder=subpath(input.run, parent=True),
     log:
-        results("logs/score/{dataset}/{method}-n{n}-seed{seed}.log"),
+        results("logs/score/{dataset}/{variant}-n{n}-seed{seed}.log"),
     conda:
         "../../envs/lanit.yaml"
     priority: 20
     message:
-        "Score {wildcards.method} on {wildcards.dataset}, N = {wildcards.n}, seed {wildcards.seed}"
+        "Score {wildcards.variant} on {wildcards.dataset}, N = {wildcards.n}, seed {wildcards.seed}"
     shell:
         "python -m lanit evaluate scores --translations {input.translations:q} "
         "--real {input.real:q} --manifest {input.manifest:q} --run {params.folder:q} "

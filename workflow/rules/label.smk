@@ -1,5 +1,7 @@
 # Cosines against a threshold: multi-hot pseudo labels, and how good they are.
 
+AWAITED = {VARIANTS[variant].get("labeller") for variant in config["methods"]}
+
 
 rule label:
     input:
@@ -12,18 +14,44 @@ rule label:
         texts=results("{dataset}/labels/{labeller}-n{n}/texts.safetensors"),
         quality=results("{dataset}/labels/{labeller}-n{n}/quality.json"),
     params:
-        options=lambda wildcards: as_json(
-            labeller=config["labellers"][wildcards.labeller], domains=get_domains(wildcards)
-        ),
+        options=lambda wildcards: as_json(**get_labelling(wildcards, wildcards.labeller)),
         folder=subpath(output.quality, parent=True),
     log:
         results("logs/label/{dataset}/{labeller}-n{n}.log"),
     conda:
         "../../envs/lanit.yaml"
-    # The labels that a method waits for come first.
-    priority: lambda wildcards: 70 if wildcards.labeller == config["labeller"] else 10
+    # The labels that a training waits for come first.
+    priority: lambda wildcards: 70 if wildcards.labeller in AWAITED else 10
     message:
         "{wildcards.dataset}: pseudo labels for N = {wildcards.n}, {wildcards.labeller}"
     shell:
         "python -m lanit label --options {params.options:q} --texts {input.texts:q} --embeddings {input.embeddings:q} "
+        "--manifest {input.manifest:q} --output {params.folder:q} &> {log:q}"
+
+
+# The labels of a run whose prompts have learned, by these: what its references are translated with, and how good they are.
+rule relabel:
+    input:
+        run=results("{dataset}/{variant}-n{n}/seed{seed}/run.json"),
+        embeddings=get_embeddings,
+        manifest=results("{dataset}/manifest.parquet"),
+    output:
+        train=results("{dataset}/{variant}-n{n}/seed{seed}/labels/train.parquet"),
+        test=results("{dataset}/{variant}-n{n}/seed{seed}/labels/test.parquet"),
+        texts=results("{dataset}/{variant}-n{n}/seed{seed}/labels/texts.safetensors"),
+        quality=results("{dataset}/{variant}-n{n}/seed{seed}/labels/quality.json"),
+    params:
+        options=lambda wildcards: as_json(**get_labelling(wildcards, VARIANTS[wildcards.variant]["labeller"])),
+        # Not an input: not every training leaves it, so that it is no output of the rule.
+        texts=lambda wildcards, input: f"{Path(input.run).parent}/texts.safetensors",
+        folder=subpath(output.quality, parent=True),
+    log:
+        results("logs/relabel/{dataset}/{variant}-n{n}-seed{seed}.log"),
+    conda:
+        "../../envs/lanit.yaml"
+    priority: 20
+    message:
+        "Label {wildcards.dataset} anew with the prompts of {wildcards.variant}, N = {wildcards.n}, seed {wildcards.seed}"
+    shell:
+        "python -m lanit label --options {params.options:q} --texts {params.texts:q} --embeddings {input.embeddings:q} "
         "--manifest {input.manifest:q} --output {params.folder:q} &> {log:q}"
