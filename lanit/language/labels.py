@@ -119,8 +119,8 @@ def advice(options: LabellerOptions, templates: Sequence[str], similarities: np.
     prompts = list(dict.fromkeys(base_prompt(template) for template in templates))
     named = ", ".join(repr(prompt) for prompt in prompts[:3]) + (" and others" if len(prompts) > 3 else "")
     return (
-        f"the base prompt ({named}) is nearer than any domain to {lacking.mean():.0%} of the images, there by {gap:.3f} "
-        "in the median: look for domains that these images show, or templates that say less without one"
+        f"the base prompt ({named}) is nearer than any domain to {lacking.mean():.0%} of the images, there by {gap:.3f}"
+        " in the median: look for domains that these images show, or templates that say less without one"
     )
 
 

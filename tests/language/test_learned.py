@@ -73,6 +73,25 @@ def test_every_kind_of_clip_text_transformer_gives_what_it_gives_to_texts(make, 
     assert read == [(12, length, 16)]  # once, all prompts
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "padding"), [([], [1], 1), ([], [1], 0), ([2], [], 0)], ids=["SigLIP", "SigLIP 2", "CLIPA"]
+)
+def test_other_tokenizers_mark_beginning_and_end_otherwise(make, start, end, padding):
+    clip = make(custom_text=True, pool_type="last", no_causal_mask=True)
+
+    def tokenizer(texts, context_length=16):
+        rows = [[*start, *(sum(word.encode()) for word in text.split())] for text in texts]
+        rows = [row[: context_length - len(end)] + end for row in rows]
+        return torch.tensor([row + [padding] * (context_length - len(row)) for row in rows])
+
+    tokenizer.context_length = 16
+    clip.tokenizer = tokenizer
+    prompts = Prompts(clip, DOMAINS, ["a face with {} today", "{} drawn"])
+    words = tokenizer(["a face with"])[0, len(start) : len(start) + 3]
+    assert torch.equal(prompts.vectors, clip.towers.text.token_embedding(words))
+    torch.testing.assert_close(prompts(), frozen(clip, DOMAINS, prompts._frozen.templates), atol=1e-6, rtol=0)
+
+
 def test_a_moved_vector_is_what_the_vocabulary_with_that_word_moved_gives(clip):
     """Moves `face`, which no other place holds, in the table of embeddings instead."""
     prompts = Prompts(clip, DOMAINS, TEMPLATES[:1])
