@@ -37,8 +37,8 @@ def learned(language: dict, **changes) -> dict:
     """Options of a LANIT whose prompts learn in the second half, fast enough to change labels."""
     network = {"base_channels": 4, "max_channels": 8, "style_size": 6, "latent_size": 5, "hidden_size": 8, "bottleneck": 4}
     settings = {
-        "network": network, "learning_rate": 1e-3, "ema": 0.9, "loss": {"dl": 0.5, "similarity": "logit", "r1_every": 2},
-        "prompts": {"start": 0.4, "learning_rate": 0.01, "relabel_every": 2},
+        "network": network, "learning_rate": 1e-3, "ema": 0.9, "loss": {"dl": 0.5, "similarity": "logit", "adversarial": "pair", "r1_every": 2},
+        "prompts": {"start": 0.4, "learning_rate": 0.003, "relabel_every": 2},
     }  # fmt: skip
     options = OPTIONS | {"method": "lanit", "domains": DOMAINS, "settings": settings}
     return options | {"language": language["options"] | {"prompts": "learned"}} | changes
