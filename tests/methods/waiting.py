@@ -15,7 +15,8 @@ WAITS = {
     "unique_consecutive",
     "unique_dim",
 }
-MASKS = {"index", "index_put", "index_put_", "_index_put_impl_"}  # wait for the number of places, where a mask tells them
+# They wait where a mask tells the places: for how many these are.
+MASKS = {"index", "index_put", "index_put_", "_index_put_impl_"}
 
 
 class NothingWaits(TorchDispatchMode):
