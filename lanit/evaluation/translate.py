@@ -1,4 +1,7 @@
-"""Stage `translate`: `lanit translate --run RUN --manifest … [--labels DIR] --options … --output … --pictures …`."""
+"""Stage `translate`: `lanit translate --run RUN --manifest … [--labels DIR] --options … --output … --pictures …`.
+
+The command's second form, with `--source`, is carried out by `lanit.evaluation.apply`.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from lanit.methods.protocol import Method
 
 SPLIT = "test"
+# Which arguments belong to the stage, and which to the use of a trained model.
+STAGE = ("manifest", "labels", "options", "pictures")
+USE = ("source", "text", "reference", "strength", "seed", "grid")
 
 
 @dataclass(frozen=True)
@@ -34,17 +40,53 @@ class TranslateOptions:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", dest="run_folder", required=True, type=Path, help="folder of a finished training")
-    parser.add_argument("--manifest", required=True, type=Path, help="manifest.parquet of the dataset")
-    parser.add_argument("--labels", type=Path, help="folder of pseudo labels, for a method that needs them")
-    parser.add_argument("--options", required=True, help="JSON, or the path of a JSON or YAML file")
-    parser.add_argument("--output", required=True, type=Path, help="translations.safetensors to write")
-    parser.add_argument("--pictures", required=True, type=Path, help="pictures.npz to write")
+    text = "what to write: a picture, or a folder for several; of test images, translations.safetensors"
+    parser.add_argument("--output", required=True, type=Path, help=text)
     text = "auto is a GPU where there is one"
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help=text)
+
+    use = parser.add_argument_group("pictures of your own")
+    text = "a JPEG, PNG or WebP file, or a folder whose files are all translated"
+    use.add_argument("--source", type=Path, metavar="IMAGE_OR_FOLDER", help=text)
+    text = "names of the run's domains, as in \"blond hair, smiling\": draw a style of them (again for several targets)"
+    use.add_argument("--text", action="append", metavar="DOMAINS", help=text)
+    text = "take the style of this picture, in the domains that CLIP sees in it, or in exactly those of --text"
+    use.add_argument("--reference", action="extend", nargs="+", type=Path, metavar="IMAGE", help=text)
+    text = "from 0, the source's own style, to 1, the target's (default)"
+    use.add_argument("--strength", type=float, help=text)
+    use.add_argument("--seed", type=int, help="of the styles drawn for --text (default 0)")
+    text = "make one picture: targets in the first row, sources in the first column"
+    use.add_argument("--grid", action="store_true", default=None, help=text)
+
+    stage = parser.add_argument_group("test images, for the scores")
+    stage.add_argument("--manifest", type=Path, help="manifest.parquet of the dataset")
+    stage.add_argument("--labels", type=Path, help="folder of pseudo labels, for a method that needs them")
+    stage.add_argument("--options", help="JSON, or the path of a JSON or YAML file")
+    stage.add_argument("--pictures", type=Path, help="pictures.npz to write")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Translate test images, or with `--source` pictures of the user's own."""
+    stage, use = (
+        [f"--{name}" for name in names if getattr(arguments, name) is not None] for names in (STAGE, USE)
+    )
+    if stage and use:
+        raise LanitError(f"{stage[0]} is for test images and {use[0]} for pictures of your own; leave one of them out")
+    if use:
+        if arguments.source is None:
+            raise LanitError(f"{use[0]} needs --source: the picture, or the folder of pictures, to translate")
+        from lanit.evaluation.apply import apply
+
+        return apply(arguments)
+    lacking = [f"--{name}" for name in ("manifest", "options", "pictures") if getattr(arguments, name) is None]
+    if lacking:
+        raise LanitError(f"give --source to translate pictures of your own; test images need {', '.join(lacking)}")
+    translate_test_images(arguments)
+
+
+def translate_test_images(arguments: argparse.Namespace) -> None:
+    """Translate the protocol's pairs of the test split, and write features and pictures for the scores."""
     options = parse(TranslateOptions, read_options(arguments.options), "translate")
     if options.batch < 1 or options.picture_sources < 1:
         raise LanitError("translate.batch and translate.picture_sources must be at least 1")
@@ -65,7 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
     if method.needs_labels:
         if arguments.labels is None:
             raise LanitError(f"{record['method']} takes styles by pseudo labels; give their folder with --labels")
-        labels, unlabelled = style_labels(arguments.labels, keys, record["domains"])
+        labels, unlabelled = style_labels(method, arguments.labels, keys, record["domains"])
 
     pairs = draw_pairs(truth, known, options.classes, options.protocol)
     translator = Translator(method, ImageStore(arguments.manifest, SPLIT), labels, options.batch, device)
@@ -80,27 +122,50 @@ def run(arguments: argparse.Namespace) -> None:
         "config": record["config"],
     }
     rows = draw_picture_rows(truth, known, options.classes, options.picture_sources, options.protocol.seed)
-    names = record["domains"] if method.needs_labels else [f"cluster {i + 1}" for i in range(len(record["domains"]))]
+    names = domain_names(record["domains"], method.needs_labels)
     write_pictures(arguments.pictures, translator, *rows, options.classes, names, options.protocol.seed)
     write_tensors(arguments.output, arrays, metadata)
     made = f"{len(pairs.source)} translations by {record['method']} with {len(record['domains'])} domains"
     print(f"{made}, {extractor.name} features")
 
 
-def style_labels(folder: Path, keys: list[str], domains: list[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def domain_names(domains: list[str], labelled: bool) -> list[str]:
+    """What a run's domains are called: clusters by their number, where the method is not led by the names."""
+    return domains if labelled else [f"cluster {i + 1}" for i in range(len(domains))]
+
+
+def method_labels(method: Method, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Labels (M, N) of the named domains as the method's own (M, N')."""
+    return method.cover(labels) if method.needs_labels else labels
+
+
+def at_least_one(method: Method, labels: NDArray[np.bool_], similarities: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The method's labels (M, N') of images, by their pseudo labels and similarities (M, N).
+
+    An image above the threshold in no domain is in the method's slack domain, where it has one, or else in its nearest.
+    """
+    import numpy as np
+
+    chosen = np.array(method_labels(method, labels), dtype=bool)
+    without = ~chosen.any(axis=1)
+    chosen[without, similarities[without].argmax(axis=1)] = True
+    return chosen
+
+
+def style_labels(
+    method: Method, folder: Path, keys: list[str], domains: list[str]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Read the pseudo labels that references get their style by.
 
-    An image above the threshold in no domain takes the style of its nearest one, so that every method is scored on the
-    same pairs; scores.json says for how many.
+    An image above the threshold in no domain gets a style all the same (see `at_least_one`), so that every method is
+    scored on the same pairs; scores.json says for how many.
 
     Returns:
-        labels (n, N), each row with at least one domain, and which rows (n,) had none.
+        the method's labels (n, N'), each row with at least one domain, and which rows (n,) were in none of the N.
 
     Raises:
         LanitError: the labels are of other images or other domains.
     """
-    import numpy as np
-
     from lanit.language.labels import read_labels
 
     labels = read_labels(folder, SPLIT)
@@ -111,10 +176,7 @@ def style_labels(folder: Path, keys: list[str], domains: list[str]) -> tuple[NDA
             f"the labels in {folder} are of the domains {', '.join(labels.domains)}, "
             f"the run's are {', '.join(domains)}; give the labels that it was trained with"
         )
-    chosen = np.array(labels.labels, dtype=bool)
-    without = ~chosen.any(axis=1)
-    chosen[without, labels.similarities[without].argmax(axis=1)] = True
-    return chosen, without
+    return at_least_one(method, labels.labels, labels.similarities), ~labels.labels.any(axis=1)
 
 
 class Translator:
@@ -141,30 +203,36 @@ class Translator:
         return torch.cat(styles)
 
     def latent_styles(self, domains: int, seed: int) -> Tensor:
-        """One style (N, S) drawn for each domain."""
+        """One style (N, S) drawn for each of the N named domains."""
+        import numpy as np
         import torch
 
-        generator = torch.Generator().manual_seed(seed)
+        each = torch.from_numpy(method_labels(self.method, np.eye(domains, dtype=bool))).to(self.device).float()
         with torch.no_grad():
-            return torch.cat([self.method.latent_style(domain, 1, generator) for domain in range(domains)])
+            return self.method.latent_style(each, torch.Generator().manual_seed(seed))
 
     def translate(self, rows: NDArray[np.int64], styles: Tensor) -> Tensor:
-        """Translate a batch, and round as a saved PNG would: uint8 (B, 3, H, W) on the CPU.
-
-        Raises:
-            LanitError: a translation is not finite.
-        """
-        import torch
-
-        with torch.no_grad():
-            images = self.method.translate(self.read(rows), styles)
-        if not torch.isfinite(images).all():
-            raise LanitError("the run's translations are not finite; its training diverged, so train it anew")
-        return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).cpu()
+        """Translations of a batch, uint8 (B, 3, H, W) on the CPU."""
+        return translate_images(self.method, self.read(rows), styles)
 
     def grid(self, rows: NDArray[np.int64], styles: Tensor) -> NDArray[np.uint8]:
         """Every source with every style: uint8 (S, R, H, W, 3)."""
         return _pixels([self.translate(row.repeat(len(styles)), styles) for row in rows])
+
+
+def translate_images(method: Method, images: Tensor, styles: Tensor) -> Tensor:
+    """Translate images (B, 3, H, W) in [-1, 1], and round as a saved PNG would: uint8 (B, 3, H, W) on the CPU.
+
+    Raises:
+        LanitError: a translation is not finite.
+    """
+    import torch
+
+    with torch.no_grad():
+        images = method.translate(images, styles)
+    if not torch.isfinite(images).all():
+        raise LanitError("the run's translations are not finite; its training diverged, so train it anew")
+    return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).cpu()
 
 
 def translate_pairs(

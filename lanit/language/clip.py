@@ -68,7 +68,11 @@ class Clip(nn.Module):
         return F.normalize(self.project_text(texts), dim=-1)
 
     def project_text(self, texts: Sequence[str]) -> Tensor:
-        """Return what the text tower puts out, before normalisation: (T, k) float32.
+        """Return what the text tower puts out, before normalisation: (T, k) float32; errors as in `tokenize`."""
+        return torch.cat([self.towers.encode_text(part).float() for part in self.tokenize(texts).split(256)])
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Return tokens (T, context length), int64, on the towers' device.
 
         Raises:
             LanitError: a text has more tokens than the tower reads; open_clip would cut it off.
@@ -78,7 +82,7 @@ class Clip(nn.Module):
             raise LanitError(
                 f"the prompt {text!r} is longer than the {tokens.shape[1]} tokens that the text tower reads; shorten it"
             )
-        return torch.cat([self.towers.encode_text(part).float() for part in tokens.split(256)])
+        return tokens
 
     def _cut_off(self, texts: Sequence[str]) -> list[str]:
         length = self.tokenizer.context_length

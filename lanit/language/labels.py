@@ -16,6 +16,7 @@ import numpy as np
 
 from lanit.config import LanitError
 from lanit.files import read_tensors, whole, write_tensors
+from lanit.language.prompts import base_prompt
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,36 @@ def label(options: LabellerOptions, similarities: np.ndarray, base: np.ndarray) 
     if options.kind == "top_k":
         return top_k(similarities, options.k)
     return fixed(similarities, options.threshold)
+
+
+def with_slack(labels: np.ndarray) -> np.ndarray:
+    """Add a last column that is on where no other is: bool (M, N) → (M, N + 1)."""
+    return np.concatenate([labels, ~labels.any(axis=1, keepdims=True)], axis=1)
+
+
+def advice(options: LabellerOptions, templates: Sequence[str], similarities: np.ndarray, base: np.ndarray) -> str:
+    """Return the second half of a sentence that says that too few images have a label: why, and what to look at.
+
+    Args:
+        options: adaptive or fixed, since top_k gives every image a label.
+        templates: what the base prompts come from.
+        similarities: f_n (M, N), of M ≥ 1 images.
+        base: f_p (M,).
+    """
+    best = similarities.max(axis=1)
+    if options.kind == "fixed":
+        return (
+            f"the most similar domain reaches a cosine of {best.max():.3f} at the highest and {np.median(best):.3f} in "
+            f"the median, and the labeller's threshold is {options.threshold:g}: lower it"
+        )
+    lacking = base >= best
+    gap = np.median((base - best)[lacking]) if lacking.any() else 0.0
+    prompts = list(dict.fromkeys(base_prompt(template) for template in templates))
+    named = ", ".join(repr(prompt) for prompt in prompts[:3]) + (" and others" if len(prompts) > 3 else "")
+    return (
+        f"the base prompt ({named}) is nearer than any domain to {lacking.mean():.0%} of the images, there by {gap:.3f}"
+        " in the median: look for domains that these images show, or templates that say less without one"
+    )
 
 
 def read_texts(path: Path) -> Texts:

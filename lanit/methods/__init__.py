@@ -17,8 +17,8 @@ def create_method(
     settings: dict[str, Any],
     size: int,
     domains: list[str],
+    language: dict[str, Any] | None = None,
     labels_folder: Path | None = None,
-    clip: dict[str, Any] | None = None,
     device: str = "cpu",
 ) -> Method:
     """Build the method called `name` from its settings (strictly checked); see `lanit.methods.protocol.Method`."""
@@ -30,7 +30,7 @@ def create_method(
         from lanit.methods.tunit import TunitOptions as options
     else:
         raise LanitError(f"unknown method {name!r}; known are lanit and tunit")
-    return chosen(parse(options, settings, f"train.{name}"), size, domains, labels_folder, clip, device)
+    return chosen(parse(options, settings, f"train.{name}"), size, domains, language, labels_folder, device)
 
 
 def needs_labels(name: str) -> bool:
@@ -50,9 +50,15 @@ def load_method(run: Path, device: str = "cpu") -> Method:
             )
     described = json.loads(record.read_text())
     options = described["options"]
-    method = create_method(described["method"], options["settings"], options["size"], options["domains"], device=device)
+    method = create_method(
+        described["method"], options["settings"], options["size"], options["domains"], options["language"], device=device
+    )
     try:
-        load_model(method.averaged, weights, device=str(device))
+        missing, unexpected = load_model(method.averaged, weights, strict=False, device=str(device))
     except RuntimeError as error:
         raise LanitError(f"{weights} does not fit the settings in {record}: {str(error).splitlines()[0]}") from None
+    # Learned prompts are part of a model, and have done their part in its texts.safetensors.
+    wrong = [*missing, *(name for name in unexpected if not name.startswith("prompts."))]
+    if wrong:
+        raise LanitError(f"{weights} does not fit the settings in {record}: {wrong[0]} is missing or has no place there")
     return method

@@ -69,6 +69,8 @@ class Method(Protocol):
     def compile(self) -> None:
         """Have `torch.compile` make the networks faster, where it can."""
 
+    # The next three, and `language: LanguageOptions`, belong to methods that need labels.
+
     def cover(self, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Labels (M, N) of the label stage → the method's own (M, N'): it may have a slack domain for images without."""
 
@@ -78,8 +80,11 @@ class Method(Protocol):
     def relabel(self, embeddings: Tensor) -> NDArray[np.bool_]:
         """Labels (M, N') by what the prompts are now, of images by their cached embeddings (M, k)."""
 
-    def write(self, folder: Path) -> None:
-        """Write into the folder of a finished run what it needs beside the averaged networks."""
+    def write(self, folder: Path, embeddings: Tensor | None) -> None:
+        """Write into the folder of a finished run what it needs beside the averaged networks.
+
+        `embeddings` (M, k) are those of the training images, where they were given.
+        """
 
     def reference_style(self, references: Tensor, labels: Tensor | None) -> Tensor:
         """Style codes (B, S) of reference images (B, 3, H, W); `labels` (B, N') are the method's own labels of them."""

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from lanit import ranks
 from lanit.config import LanitError
-from lanit.methods.protocol import Batch
+from lanit.language.guide import LanguageOptions
+from lanit.methods.losses import aggregate
+from lanit.methods.protocol import Batch, Update
+from lanit.methods.tunit_losses import contrastive_loss, gradient_penalty, hinge_loss, mutual_information
 from lanit.methods.views import ViewOptions, second_view
 from lanit.networks.tunit import Discriminator, Generator, GuidingNetwork
 
@@ -86,17 +88,18 @@ class Tunit:
     """TUNIT, as `lanit.methods.protocol.Method`."""
 
     needs_labels = False
+    splits = False  # statistics of batch normalisation and mutual information are of a whole batch
 
     def __init__(
         self,
         options: TunitOptions,
         size: int,
         domains: list[str],
+        language: LanguageOptions | None = None,
         labels_folder: Path | None = None,
-        clip: dict | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        """`domains` tells the number of clusters, one for each; labels and CLIP are not used.
+        """`domains` tells the number of clusters, one for each; language and labels are not used.
 
         Raises:
             LanitError: the size does not suit the networks, or there is no domain.
@@ -125,9 +128,8 @@ class Tunit:
         # TUNIT evaluates with the key encoder: it is the guiding network's moving average.
         translating = {name: copy.deepcopy(self.networks[name]) for name in ("generator", "key_encoder", "clusters")}
         self.averaged = nn.ModuleDict(translating).requires_grad_(False).eval()
-        self.reduce_gradients = _keep_gradients
         self._optimisers = _make_optimisers(self.networks, options.optimiser)
-        self._follow = get_ema_multi_avg_fn(options.key_momentum)
+        self.follow = get_ema_multi_avg_fn(options.key_momentum)  # moves the first parameters towards the second
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimisers of guiding network, generator and discriminator."""
@@ -138,102 +140,121 @@ class Tunit:
         generator = self.options.ema if progress >= self.options.ema_start else 0.0
         return {"generator": generator, "key_encoder": 0.0, "clusters": 0.0}
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Update the guiding network, and after the warm-up discriminator and generator too."""
-        warm = batch.progress < self.options.warmup
-        networks = self.networks
-        # Channels last is the faster layout of convolutions, on the CPU too.
-        source, reference = (x.contiguous(memory_format=torch.channels_last) for x in (batch.source, batch.reference))
-        view = second_view(source, batch.generator, self.options.view).contiguous(memory_format=torch.channels_last)
-        # Clean images set the key encoder's running statistics, by which it will see real images afterwards.
-        with torch.no_grad():
-            keys, _ = networks["key_encoder"](view, track=warm)
-            reference_keys, reference_logits = networks["key_encoder"](reference)
-        losses = self._guide(source, view, keys, warm)
-        if not warm:
-            losses |= self._translate(source, reference, reference_keys)
-        with torch.no_grad():
-            networks["queue"].push(keys)
-            networks["clusters"].update(reference_keys, reference_logits)
-            self._follow(list(networks["key_encoder"].parameters()), list(networks["guiding"].parameters()), None)
-        return {name: loss.detach() for name, loss in losses.items()}
+    def updates(self, parts: Sequence[Batch]) -> Iterator[Update]:
+        """Update the guiding network, and after the warm-up the discriminator, then generator and guiding network."""
+        (batch,) = parts
+        step = _Step(self, batch)
+        yield Update(("guiding",), step.guide)
+        if not step.warm:
+            yield Update(("discriminator",), step.discriminate)
+            yield Update(("generator", "guiding"), step.generate)
+        step.remember()
+
+    def compile(self) -> None:
+        """Compile the generator and, in a training of one process, the guiding network and its average.
+
+        No compiler makes the second derivative of the discriminator, nor the guiding network's sums over processes.
+        """
+        generator = self.networks["generator"]
+        generator.encode = torch.compile(generator.encode, dynamic=False)
+        generator.decode = torch.compile(generator.decode, dynamic=False)
+        if ranks.count() == 1:
+            for name in ("guiding", "key_encoder"):
+                self.networks[name].compile(dynamic=False)
+
+    def write(self, folder: Path, embeddings: Tensor | None) -> None:
+        """The averaged networks are all that translating needs."""
 
     def reference_style(self, references: Tensor, labels: Tensor | None = None) -> Tensor:
         """Style codes (B, S) of reference images (B, 3, H, W); labels play no part."""
         with torch.no_grad():
             return self.averaged["key_encoder"](references)[0]
 
-    def latent_style(self, domain: int, count: int, generator: torch.Generator) -> Tensor:
-        """Draw styles (count, S) of cluster `domain`, Gaussian about the mean of the cluster's styles.
+    def latent_style(self, labels: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw styles (B, S), each the mean of one draw from every active cluster of `labels` (B, K).
 
-        TUNIT has no mapping network; its paper shows the average style of a cluster. The spread about it, by the
-        variance of each component, is an addition of ours.
+        A draw is Gaussian about the mean of the cluster's styles. TUNIT has no mapping network; its paper shows the
+        average style of a cluster. The spread about it, by the variance of each component, is an addition of ours.
         """
-        if not 0 <= domain < self.clusters:
-            raise LanitError(f"there is no cluster {domain}; TUNIT was made with {self.clusters}, counted from 0")
-        mean, deviation = self.averaged["clusters"].moments(domain)
-        noise = torch.randn(count, mean.shape[0], generator=generator, device=generator.device)
-        return mean + deviation * noise.to(mean.device)
+        moments = [self.averaged["clusters"].moments(cluster) for cluster in range(self.clusters)]
+        mean, deviation = (torch.stack(values) for values in zip(*moments))  # (K, S)
+        noise = torch.randn(len(labels), *mean.shape, generator=generator, device=generator.device)
+        return aggregate(mean + deviation * noise.to(mean.device), labels)
 
     def translate(self, sources: Tensor, styles: Tensor) -> Tensor:
         """Translations (B, 3, H, W) in [-1, 1] of sources by styles (B, S), by the averaged generator."""
         with torch.no_grad():
             return self.averaged["generator"](sources, styles)
 
-    def _guide(self, images: Tensor, view: Tensor, keys: Tensor, warm: bool) -> dict[str, Tensor]:
-        """Train the guiding network alone: clusters by mutual information, styles by contrast (Eq. 1 and 2)."""
-        weights, guiding = self.options.loss, self.networks["guiding"]
-        styles, logits = guiding(images)
-        _, view_logits = guiding(view, track=False)
-        information = mutual_information(logits.softmax(1), view_logits.softmax(1))
-        contrast = contrastive_loss(styles, keys, *self.networks["queue"].negatives(), weights.temperature)
-        loss = weights.contrastive * contrast - weights.mutual_information * information
-        self._update(loss if warm else weights.guiding_after_warmup * loss, "guiding")
-        return {"guiding_contrastive": contrast, "guiding_information": information}
 
-    def _translate(self, source: Tensor, reference: Tensor, reference_keys: Tensor) -> dict[str, Tensor]:
-        """Train the discriminator, then generator and guiding network together (Eq. 3 to 6)."""
-        weights, networks = self.options.loss, self.networks
-        discriminator, generator = networks["discriminator"], networks["generator"]
+class _Step:
+    """One step: its losses over the whole batch, all processes' images, and what they hand on to one another."""
+
+    def __init__(self, method: Tunit, batch: Batch) -> None:
+        self.options, self.networks, self.follow, self.batch = method.options, method.networks, method.follow, batch
+        self.warm = batch.progress < self.options.warmup
+        # Channels last is the faster layout of convolutions, on the CPU too.
+        view = second_view(batch.source, batch.draws, self.options.view)
+        self.view = view.contiguous(memory_format=torch.channels_last)
+
+    def guide(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of the guiding network alone: clusters by mutual information, styles by contrast (Eq. 1 and 2)."""
+        weights, guiding, key_encoder = self.options.loss, self.networks["guiding"], self.networks["key_encoder"]
+        # Clean images set the key encoder's running statistics, by which it will see real images afterwards.
+        with torch.no_grad():
+            self.keys, _ = key_encoder(self.view, track=self.warm)
+            self.reference_keys, self.reference_logits = key_encoder(self.batch.reference)
+        styles, logits = guiding(self.batch.source)
+        _, view_logits = guiding(self.view, track=False)
+        information = mutual_information(logits.softmax(1), view_logits.softmax(1))
+        contrast = contrastive_loss(styles, self.keys, *self.networks["queue"].negatives(), weights.temperature)
+        loss = weights.contrastive * contrast - weights.mutual_information * information
+        loss = loss if self.warm else weights.guiding_after_warmup * loss
+        return self._share(loss, {"guiding_contrastive": contrast, "guiding_information": information})
+
+    def discriminate(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of the discriminator (Eq. 3); the images serve `generate` too."""
+        weights, networks, source, reference = self.options.loss, self.networks, self.batch.source, self.batch.reference
         styles, logits = networks["guiding"](torch.cat([source, reference]))
         source_style, reference_style = styles.chunk(2)
-        source_cluster, reference_cluster = logits.detach().argmax(1).chunk(2)
-        content = generator.encode(source)
-        images = generator.decode(torch.cat([content, content]), torch.cat([reference_style, source_style]))
-        translation, reconstruction = images.chunk(2)
-
+        self.source_cluster, self.reference_cluster = logits.detach().argmax(1).chunk(2)
+        content = networks["generator"].encode(source)
+        self.images = networks["generator"].decode(
+            torch.cat([content, content]), torch.cat([reference_style, source_style])
+        )
+        translation, _ = self.images.detach().chunk(2)
         real = reference.detach().requires_grad_()
-        real_logits = discriminator(real, reference_cluster)
-        fake_logits = discriminator(translation.detach(), reference_cluster)
-        d_hinge = hinge_loss(real_logits, fake_logits)
-        penalty = gradient_penalty(real_logits, real)
-        self._update(weights.adversarial * d_hinge + weights.gradient_penalty * penalty, "discriminator")
+        real_logits = networks["discriminator"](real, self.reference_cluster)
+        fake_logits = networks["discriminator"](translation, self.reference_cluster)
+        hinge, penalty = hinge_loss(real_logits, fake_logits), gradient_penalty(real_logits, real)
+        loss = weights.adversarial * hinge + weights.gradient_penalty * penalty
+        return self._share(loss, {"d_adversarial": hinge, "d_gradient_penalty": penalty})
 
-        g_logits = discriminator(images, torch.cat([reference_cluster, source_cluster]))
-        g_adversarial = -2 * g_logits.mean()  # of translation plus of reconstruction
-        g_reconstruction = (reconstruction - source).abs().mean()
+    def generate(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of generator and guiding network together (Eq. 4 to 6)."""
+        weights, networks = self.options.loss, self.networks
+        translation, reconstruction = self.images.chunk(2)
+        logits = networks["discriminator"](self.images, torch.cat([self.reference_cluster, self.source_cluster]))
+        adversarial = -2 * logits.mean()  # of translation plus of reconstruction
+        reconstructed = (reconstruction - self.batch.source).abs().mean()
         translated_style, _ = networks["guiding"](translation, track=False)
         negatives = networks["queue"].negatives()
-        g_style = contrastive_loss(translated_style, reference_keys, *negatives, weights.temperature)
-        loss = weights.adversarial * g_adversarial + weights.reconstruction * g_reconstruction
-        self._update(loss + weights.style * g_style, "generator", "guiding")
-        return {
-            "d_adversarial": d_hinge,
-            "d_gradient_penalty": penalty,
-            "g_adversarial": g_adversarial,
-            "g_reconstruction": g_reconstruction,
-            "g_style": g_style,
-        }
+        contrast = contrastive_loss(translated_style, self.reference_keys, *negatives, weights.temperature)
+        loss = weights.adversarial * adversarial + weights.reconstruction * reconstructed + weights.style * contrast
+        terms = {"g_adversarial": adversarial, "g_reconstruction": reconstructed, "g_style": contrast}
+        return self._share(loss, terms)
 
-    def _update(self, loss: Tensor, *names: str) -> None:
-        """Take a step on the named networks, and leave no gradient in any other."""
-        parameters = [p for name in names for p in self.networks[name].parameters()]
-        for name in names:
-            self._optimisers[name].zero_grad()
-        loss.backward(inputs=parameters)
-        self.reduce_gradients([p for p in parameters if p.grad is not None])
-        for name in names:
-            self._optimisers[name].step()
+    @torch.no_grad()
+    def remember(self) -> None:
+        """Bring queue, cluster styles and key encoder up to date."""
+        self.networks["queue"].push(ranks.gather(self.keys))
+        self.networks["clusters"].update(self.reference_keys, self.reference_logits)
+        self.follow(list(self.networks["key_encoder"].parameters()), list(self.networks["guiding"].parameters()), None)
+
+    def _share(self, loss: Tensor, terms: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What this process adds of means over its images, and of mutual information, which all have in common."""
+        share = self.batch.share
+        return share * loss, {name: share * term.detach() for name, term in terms.items()}
 
 
 class KeyQueue(nn.Module):
@@ -268,14 +289,15 @@ class ClusterStyles(nn.Module):
         self.register_buffer("squares", torch.zeros(clusters, style))
 
     def update(self, styles: Tensor, logits: Tensor) -> None:
-        """Take in styles (B, S) of images whose cluster has the largest of the logits (B, K)."""
-        members = F.one_hot(logits.argmax(1), self.mass.shape[0]).to(styles.dtype).T  # (K, B)
+        """Take in all processes' styles (B, S) of images whose cluster has the largest of the logits (B, K)."""
+        clusters = torch.arange(self.mass.shape[0], device=logits.device)
+        members = (clusters[:, None] == logits.argmax(1)).to(styles.dtype)  # (K, B)
         for moving, new in (
             (self.mass, members.sum(1, keepdim=True)),
             (self.sums, members @ styles),
             (self.squares, members @ styles.square()),
         ):
-            moving.lerp_(new, 1 - self.momentum)
+            moving.lerp_(ranks.total(new), 1 - self.momentum)
 
     def moments(self, cluster: int) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation (S,) of a cluster's styles, or of all where it never had an image."""
@@ -284,49 +306,6 @@ class ClusterStyles(nn.Module):
         mean = torch.where(empty, self.sums.sum(0), self.sums[cluster]) / mass
         square = torch.where(empty, self.squares.sum(0), self.squares[cluster]) / mass
         return mean, (square - mean.square()).clamp_min(0).sqrt()
-
-
-def mutual_information(first: Tensor, second: Tensor) -> Tensor:
-    """Mutual information (nats) between the clusters of two views of the same images, in [0, ln K]; Eq. 1, and IIC.
-
-    Args:
-        first, second: (B, K) cluster probabilities of the two views.
-    """
-    joint = first.T @ second
-    joint = (joint + joint.T) / (2 * first.shape[0])  # (K, K), symmetric, sums to 1
-    marginal = joint.sum(0)
-    tiny = 1e-10  # an empty cluster adds nothing, and not NaN
-    joint, marginal = joint.clamp_min(tiny), marginal.clamp_min(tiny).log()
-    return (joint * (joint.log() - marginal[:, None] - marginal[None, :])).sum()
-
-
-def contrastive_loss(queries: Tensor, keys: Tensor, negatives: Tensor, valid: Tensor, temperature: float) -> Tensor:
-    """Mean InfoNCE of queries (B, S) with positive keys (B, S) and negatives (Q, S) where `valid` (Q,); Eq. 2 and 4.
-
-    As in TUNIT, codes are not normalised; keys and negatives are constants.
-    """
-    positive = (queries * keys.detach()).sum(1, keepdim=True)
-    negative = (queries @ negatives.detach().T).masked_fill(~valid, -math.inf)
-    logits = torch.cat([positive, negative], dim=1) / temperature
-    return (logits.logsumexp(1) - logits[:, 0]).mean()
-
-
-def hinge_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """The discriminator's hinge loss over logits (B,) at the images' own clusters; Eq. 3 in the form of the code."""
-    return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
-
-
-def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
-    """Mean squared norm of the gradient of each image's logit (B,) by that image (B, 3, H, W); R1 without its half.
-
-    The graph is kept, so that the penalty itself can be differentiated.
-    """
-    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
-    return gradient.square().sum() / images.shape[0]
-
-
-def _keep_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """A single process has nothing to average."""
 
 
 def _make_optimisers(networks: nn.ModuleDict, options: TunitOptimiser) -> dict[str, torch.optim.Optimizer]:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lanit import ranks
+
 
 class GuidingNetwork(nn.Module):
     """VGG-11 with batch normalisation, global pooling and two linear heads: style code and cluster logits."""
@@ -35,7 +37,7 @@ class GuidingNetwork(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Conv2d(before, after, 3, padding=1, bias=False) for before, after in zip([3, *widths], widths)
         )
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in widths)
+        self.norms = nn.ModuleList(_BatchNorm(width) for width in widths)
         self.style = nn.Linear(widths[-1], style)
         self.cluster = nn.Linear(widths[-1], clusters)
         for convolution in self.convolutions:
@@ -49,19 +51,17 @@ class GuidingNetwork(nn.Module):
 
         In training, batches normalise by their own statistics. Only those that `track` asks for enter the running
         statistics, which serve afterwards: views and translations would otherwise shift them away from real images.
+        Codes and logits have the weights' precision, whatever autocast makes of the convolutions.
         """
         x = images
         for layer, (convolution, norm) in enumerate(zip(self.convolutions, self.norms)):
-            x = convolution(x)
-            if track or not self.training:
-                x = norm(x)
-            else:
-                x = F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+            x = norm(convolution(x), track)
             if layer in self.halved:
                 x = F.max_pool2d(x, 2)  # before the ReLU: the two commute, and this order is cheaper
             x = x.relu()
-        x = x.mean((2, 3))
-        return self.style(x), self.cluster(x)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(self.style.weight.dtype).mean((2, 3))
+            return self.style(x), self.cluster(x)
 
 
 class Generator(nn.Module):
@@ -137,8 +137,42 @@ class Discriminator(nn.Module):
         _initialise(self)
 
     def forward(self, images: Tensor, clusters: Tensor) -> Tensor:
-        """Return the logits (B,) of images (B, 3, H, W) at the outputs of their clusters, (B,) int64."""
-        return self.layers(images).flatten(1).gather(1, clusters[:, None]).squeeze(1)
+        """Return the logits (B,) of images (B, 3, H, W) at the outputs of their clusters, (B,) int64.
+
+        They have the weights' precision, whatever autocast makes of the layers.
+        """
+        logits = self.layers(images).flatten(1).gather(1, clusters[:, None]).squeeze(1)
+        return logits.to(self.layers[0].weight.dtype)
+
+
+class _BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation by mean and variance over the images of all processes, which have equally many."""
+
+    def forward(self, x: Tensor, track: bool) -> Tensor:
+        """Normalise x (B, C, H, W); in training, `track` takes its statistics into the running ones."""
+        if not self.training or (track and ranks.count() == 1):
+            return super().forward(x)
+        if ranks.count() == 1:
+            return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
+        values = x.to(self.weight.dtype)
+        mean, variance = _moments(values)
+        if track:
+            count = ranks.count() * x.numel() // x.shape[1]
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+                self.num_batches_tracked += 1
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        offset = self.bias - mean * scale
+        return torch.addcmul(offset[:, None, None], values, scale[:, None, None]).to(x.dtype)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (biased) variance (C,) of the x (B, C, H, W) of all processes, through which gradients flow."""
+    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    whole = ranks.total(mean) / ranks.count()
+    # What lies within the processes' images, and what lies between the processes.
+    return whole, ranks.total(variance + (mean - whole).square()) / ranks.count()
 
 
 class _NormalisedConv(nn.Module):
@@ -221,6 +255,7 @@ class _FilterResponseNorm(nn.Module):
         self.threshold = nn.Parameter(torch.zeros(width, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.gain.dtype)  # under autocast too: the gradient penalty suffers most from rounding here
         scale = torch.rsqrt(x.square().mean((2, 3), keepdim=True) + 1e-6) * self.gain
         # max(y, t) as relu(y - t) + t, whose derivatives are cheaper
         return torch.addcmul(self.offset - self.threshold, x, scale).relu() + self.threshold

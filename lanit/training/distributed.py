@@ -1,14 +1,16 @@
-"""Processes: started by torchrun, one a device; gradients averaged by hand, since one step has several backward passes."""
+"""Processes: started by torchrun, one a device."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed
-from torch import Tensor, nn
+from torch import Tensor
 
 from lanit.config import LanitError
 
@@ -20,28 +22,34 @@ class World:
     rank: int
     size: int
     device: torch.device
+    hosts: Any = None  # the group in which hosts talk about plain numbers, whatever their devices are doing
 
     @property
     def leads(self) -> bool:
         """Is this the process that writes files and logs?"""
         return self.rank == 0
 
-    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its mean over the processes, in one message."""
-        if self.size == 1:
-            return
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        torch.distributed.all_reduce(flat)
-        flat /= self.size
-        for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
-            gradient.copy_(mean.view_as(gradient))
-
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the first one's values, so that all start from the same networks."""
         if self.size > 1:
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, src=0)
+
+    def tell(self, value: Any) -> Any:
+        """Return on every process the plain value that the first one has."""
+        if self.size == 1:
+            return value
+        values = [value]
+        torch.distributed.broadcast_object_list(values, src=0, group=self.hosts)
+        return values[0]
+
+    def agree(self, *numbers: int) -> list[int]:
+        """Return the largest of each of the processes' numbers: all decide alike, at the same step."""
+        if self.size == 1:
+            return list(numbers)
+        values = torch.tensor(numbers)
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, group=self.hosts)
+        return values.tolist()
 
 
 def start(device: str) -> World:
@@ -66,10 +74,13 @@ def start(device: str) -> World:
                 "start at most as many processes a node as it has GPUs"
             )
         torch.cuda.set_device(local)
+        torch.backends.cudnn.benchmark = True  # sizes never change
         device = f"cuda:{local}"
+    hosts = None
     if size > 1:
         torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return World(rank, size, torch.device(device))
+        hosts = torch.distributed.new_group(backend="gloo", timeout=timedelta(hours=1))
+    return World(rank, size, torch.device(device), hosts)
 
 
 def stop(world: World) -> None:

@@ -1,13 +1,14 @@
-"""The training loop: batches in a fixed order, steps, averages, logs, sample pictures and checkpoints, for any method."""
+"""The training loop: steps in a fixed order, averages, logs, sample pictures and checkpoints, for any method."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import resource
 import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,137 +16,261 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lanit.config import LanitError, digest
-from lanit.data.augment import augment
-from lanit.data.batches import ImageStore, prefetch, sample_indices
+from lanit.config import LanitError
 from lanit.files import whole, write_whole
-from lanit.methods import create_method, needs_labels
-from lanit.methods.protocol import Method
+from lanit.methods import create_method
+from lanit.methods.protocol import Batch, Method
 from lanit.training import checkpoint
 from lanit.training.averaging import average
 from lanit.training.distributed import World
+from lanit.training.feed import Feed
+from lanit.training.meter import Meter
 from lanit.training.options import TrainOptions
 from lanit.training.pictures import sample_grid
 from lanit.training.record import Recorder
+from lanit.training.step import take_step
+from lanit.training.stopping import StopRequest, alone_in
 
 
-@dataclass(frozen=True)
-class StepBatch:
-    """What one process needs for one step; see `lanit.methods.protocol.Batch`."""
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a training reads; of the labels and the embeddings only what its method needs."""
 
-    source: Tensor
-    reference: Tensor
-    source_labels: Tensor | None
-    reference_labels: Tensor | None
-    generator: torch.Generator
-    step: int
-    progress: float
+    manifest: Path
+    labels: Path | None = None  # folder of the label stage
+    embeddings: tuple[Path, ...] = ()  # files of `lanit embed images`
 
 
-def train(
-    options: TrainOptions, manifest: Path, labels: Path | None, output: Path, track: Path | None, world: World
-) -> None:
+def train(options: TrainOptions, inputs: Inputs, output: Path, track: Path | None, world: World) -> bool:
     """Train one method and leave `model.safetensors` and `run.json` in `output`.
 
-    A checkpoint of the same options found in `output` is continued; the result is the same as without the interruption.
+    The newest checkpoint of the same options found in `output` is continued; the result is the same, bit by bit on the
+    CPU, as without the interruption.
+
+    Returns:
+        whether the training came to its end; False where it was asked to stop, and has saved.
 
     Raises:
-        LanitError: the batch does not divide among the processes, no image has a label, or a loss is not finite.
+        LanitError: the batch does not divide, hardly an image has a label, or a loss is not finite.
     """
-    if options.batch % world.size:
-        raise LanitError(
-            f"train.batch {options.batch} does not divide among {world.size} processes; use a multiple of {world.size}"
-        )
-    torch.manual_seed(options.seed)
-    method = create_method(
-        options.method, options.settings, options.size, options.domains, labels, options.clip, world.device
-    )
-    method.reduce_gradients = world.average_gradients
-    world.share([*method.networks.state_dict().values(), *method.averaged.state_dict().values()])
-    config = digest(options)
-    record = Recorder.open(output, options, config, code_version(), track) if world.leads else None
-
-    feed = Feed(options, manifest, labels if needs_labels(options.method) else None, world)
-    if world.leads:
-        drawn = f"{len(feed.pool)} of {len(feed.store)} images can be drawn"
-        print(f"{options.method}, {len(options.domains)} domains: {drawn}", flush=True)
-    steps = -(-options.images // options.batch)
-    first, seconds = _restore(output / "checkpoint.pt", method, config, world)
-    if record:
-        record.resume(first)
-    sample_steps = _spread(steps, options.samples)
-    checkpoint_steps = _spread(steps, options.checkpoints) - {steps}
-    started = time.monotonic() - seconds
-
-    for step, batch in zip(range(first, steps), feed.batches(first, steps)):
-        losses = method.step(batch)
-        average(method.averaged, method.networks, method.averaging(batch.progress))
-        done = step + 1
-        if record:
-            record.add(losses)
-            if done % options.log_every == 0 or done == steps:
-                seen = min(done * options.batch, options.images)
-                record.write(done, seen, time.monotonic() - started, options.images)
-            if done in sample_steps:
-                record.picture(f"samples/{done * options.batch:08d}.png", sample_grid(method, *feed.samples()))
-        if done in checkpoint_steps:
+    with contextlib.ExitStack() as held:
+        stop = held.enter_context(StopRequest())
+        if world.leads:
+            held.enter_context(alone_in(output))
+        training = Training(options, inputs, output, world)
+        record = Recorder.open(output, options, options.identity(), code_version(), track) if world.leads else None
+        status = "FAILED"
+        try:
+            finished = training.run(record, stop)
+            status = "FINISHED" if finished else "KILLED"
+        finally:
             if record:
-                record.check()
-                _save(output / "checkpoint.pt", method, config, done, time.monotonic() - started)
-    if record:
-        record.check()
-        _finish(output, options, method, config, steps * options.batch, time.monotonic() - started, world)
-        record.close()
-        (output / "checkpoint.pt").unlink(missing_ok=True)  # the budget is spent: nothing could continue from it
+                record.close(status)
+    return finished
 
 
-class Feed:
-    """The batches of one process: a function of (seed, step, rank) and of nothing else."""
+class Training:
+    """One training on one process: its method, its batches, and how far it is."""
 
-    def __init__(self, options: TrainOptions, manifest: Path, labels_folder: Path | None, world: World):
-        self.options, self.world = options, world
-        self.store = ImageStore(manifest, "train")
-        self.labels: Tensor | None = None
-        self.pool = np.arange(len(self.store))
-        if labels_folder is not None:
-            from lanit.language.labels import read_labels
+    def __init__(self, options: TrainOptions, inputs: Inputs, output: Path, world: World):
+        _check(options, world)
+        self.options, self.output, self.world = options, output, world
+        self.steps = -(-options.images // options.batch)
+        torch.manual_seed(options.seed)
+        self.method = create_method(
+            options.method, options.settings, options.size, options.domains, options.language, inputs.labels, world.device
+        )
+        if options.accumulate > 1 and not self.method.splits:
+            raise LanitError(f"{options.method} learns from whole batches: train.accumulate must be 1; use more processes")
+        world.share([*self.method.networks.state_dict().values(), *self.method.averaged.state_dict().values()])
+        self.feed = Feed(options, inputs.manifest, world)
+        self.embeddings: Tensor | None = None
+        self.advice = ""
+        if self.method.needs_labels:
+            self._read_labels(inputs)
+        self.step, self.seconds = 0, 0.0
+        self._restore()
+        if options.compile:
+            self.method.compile()
 
-            found = read_labels(labels_folder, "train").labels
-            # Known beforehand: an image without an active domain is never drawn, and no batch is drawn twice.
-            self.pool = np.flatnonzero(found.any(1))
-            self.labels = torch.from_numpy(found.astype(np.float32))
-            if len(self.pool) < 2:
-                raise LanitError(
-                    f"only {len(self.pool)} of {len(found)} images have an active domain by the labels in "
-                    f"{labels_folder}; look at the prompts and at the labeller's threshold"
-                )
+    def run(self, record: Recorder | None, stop: StopRequest) -> bool:
+        """Train to the end of the budget, or until `stop`; return whether it is the end."""
+        options, world, method = self.options, self.world, self.method
+        sample_steps, checkpoint_steps = _spread(self.steps, options.samples), _spread(self.steps, options.checkpoints)
+        started = saved = time.monotonic() - self.seconds
+        saved += self.seconds
+        meter = Meter()
+        if record:
+            record.resume(self.step, self._images(self.step), self.seconds)
+            drawn = f"{len(self.feed.pool)} of {len(self.feed.store)} images can be drawn"
+            print(f"{options.variant or options.method}, {len(options.domains)} domains: {drawn}", flush=True)
+        while self.step < self.steps:
+            self._relabel()
+            with contextlib.closing(self.feed.batches(self.step, self._next_relabelling())) as batches:
+                for parts in batches:
+                    done = self.step + 1
+                    logs = done % options.log_every == 0 or done == self.steps
+                    losses = self._take(parts, norms=logs)
+                    meter.add(losses)
+                    self.seconds = time.monotonic() - started
+                    due = done in checkpoint_steps or time.monotonic() - saved > 60 * options.checkpoint_minutes
+                    stopping, saving = self._agree(meter, stop, due or done == self.steps)
+                    if logs:
+                        values = meter.fetch() | self._measure()
+                        if record:
+                            record.write(done, self._images(done), self.seconds, options.images, values)
+                    if record and done in sample_steps:
+                        picture = sample_grid(method, *self.feed.samples())
+                        record.picture(f"samples/{done * options.batch:08d}.png", picture)
+                    if (saving or stopping) and done < self.steps:
+                        self._save()
+                        saved = time.monotonic()
+                    if stopping and done < self.steps:
+                        if world.leads:
+                            print(f"stopped after step {done}, and saved; start the same command again to go on", flush=True)
+                        return False
+        if world.leads:
+            self._finish()
+        return True
 
-    def batches(self, first: int, last: int) -> Iterator[StepBatch]:
-        """Batches of steps `first` to `last` − 1, loaded ahead of their use."""
-        return prefetch(self._batch, range(first, last))
+    def _take(self, parts: Sequence[Batch], norms: bool) -> dict[str, Tensor]:
+        # Nothing here draws from the global generator; a network that does (dropout) shall go on after a restart as well.
+        torch.manual_seed(_mix(self.options.seed, self.step, self.world.rank))
+        losses = take_step(self.method, parts, self.options.precision, norms)
+        average(self.method.averaged, self.method.networks, self.method.averaging(parts[0].progress))
+        self.step += 1
+        return losses
 
-    def samples(self, count: int = 6) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Fixed sources and references, evenly spaced in the pool, and the references' labels."""
-        rows = self.pool[np.linspace(0, len(self.pool) - 1, 2 * count).astype(int)]
-        images = self._images(rows)
-        labels = None if self.labels is None else self.labels[rows[count:]].to(self.world.device)
-        return images[:count], images[count:], labels
+    def _agree(self, meter: Meter, stop: StopRequest, due: bool) -> tuple[bool, bool]:
+        """Return whether to stop and whether to save, the same on all processes.
 
-    def _batch(self, step: int) -> StepBatch:
-        options, world = self.options, self.world
-        count = options.batch // world.size
-        rows = np.concatenate([
-            self.pool[sample_indices(len(self.pool), options.seed, step, world.rank, count, role, world.size)]
-            for role in ("source", "reference")
-        ])
-        generator = torch.Generator().manual_seed(_mix(options.seed, step, world.rank))
-        images = augment(self._images(rows), generator, crop=options.augment.crop, flip=options.augment.flip)
-        labels = (None, None) if self.labels is None else self.labels[rows].to(world.device).split(count)
-        progress = min(1.0, step * options.batch / options.images)
-        return StepBatch(*images.split(count), *labels, generator, step, progress)
+        Raises:
+            LanitError: a loss, or before a checkpoint a weight, is not finite; the last good checkpoint stays.
+        """
+        wrong = meter.wrong()
+        bad, stopping, saving = self.world.agree(wrong is not None, bool(stop), due and self.world.leads)
+        if saving or stopping:
+            wrong = wrong or meter.wrong(wait=True) or self._wrong_weight()
+            (bad,) = self.world.agree(bad or wrong is not None)
+        if bad:
+            name, value = wrong or ("a loss of another process", float("nan"))
+            raise LanitError(
+                f"after step {self.step} {name} of the run in {self.output} is {value}; lower the learning rate or a "
+                "weight (checkpoints from before it are intact)"
+            )
+        return bool(stopping), bool(saving)
 
-    def _images(self, rows: np.ndarray) -> Tensor:
-        return self.store.read(rows).to(self.world.device).float() / 127.5 - 1
+    def _wrong_weight(self) -> tuple[str, float] | None:
+        for name, network in self.method.networks.items():
+            values = [value for value in network.state_dict().values() if value.is_floating_point()]
+            norm = torch.nn.utils.get_total_norm(values).item()
+            if not np.isfinite(norm):
+                return f"the norm of {name}'s weights", norm
+        return None
+
+    def _read_labels(self, inputs: Inputs) -> None:
+        from lanit.language.labels import advice, read_labels
+
+        found = read_labels(inputs.labels, "train")
+        language = self.method.language
+        self.advice = advice(language.labeller, language.templates, found.similarities, found.base)
+        self.feed.label(self.method.cover(found.labels), self.advice)
+        if inputs.embeddings:
+            self.embeddings = torch.from_numpy(_read_embeddings(inputs.embeddings, found.keys)).to(self.world.device)
+        elif language.prompts == "learned":
+            raise LanitError("prompts that learn make labels anew from cached embeddings; give their files with --embeddings")
+
+    def _relabel(self) -> None:
+        if self.method.needs_labels and self.method.relabels(self.step, self._progress(self.step)):
+            # One process makes them for all: rounding elsewhere could tip a label.
+            labels = self.world.tell(self.method.relabel(self.embeddings) if self.world.leads else None)
+            self.feed.label(labels, self.advice)
+
+    def _next_relabelling(self) -> int:
+        if not self.method.needs_labels:
+            return self.steps
+        later = range(self.step + 1, self.steps)
+        return next((step for step in later if self.method.relabels(step, self._progress(step))), self.steps)
+
+    def _progress(self, step: int) -> float:
+        return min(1.0, step * self.options.batch / self.options.images)
+
+    def _images(self, step: int) -> int:
+        return min(step * self.options.batch, self.options.images)
+
+    def _measure(self) -> dict[str, float]:
+        """Memory in GiB, and the share of images that cannot be drawn, where labels decide it."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        values = {"memory_gib": round(peak, 3)}
+        if self.world.device.type == "cuda":
+            values["gpu_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+        if self.method.needs_labels:
+            values["share_without_domain"] = round(self.feed.share_without, 4)
+        return values
+
+    def _restore(self) -> None:
+        folder = self.output / "checkpoints"
+        state, name = None, None
+        if self.world.leads:
+            checkpoint.clear_parts(folder)
+            found = checkpoint.newest(folder, self.world.device)
+            if found is not None and found[1]["config"] != self.options.identity():
+                print(f"{found[0]} is of other options: training starts from the beginning", flush=True)
+                checkpoint.clear(folder)
+            elif found is not None:
+                name, state = found[0].name, found[1]
+        name = self.world.tell(name)
+        if name is None:
+            return
+        state = state or checkpoint.load(folder / name, self.world.device)
+        self.method.networks.load_state_dict(state["networks"])
+        self.method.averaged.load_state_dict(state["averaged"])
+        for name, optimiser in self.method.optimisers().items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        if state["labels"] is not None:
+            self.feed.label(state["labels"].cpu().numpy(), self.advice)
+        self.step, self.seconds = state["step"], state["seconds"]
+        if self.world.leads:
+            print(f"continuing after step {self.step}", flush=True)
+
+    def _save(self) -> None:
+        """Save, on the process that leads: the others' state is the same, and random numbers have none (`Draws`)."""
+        if not self.world.leads:
+            return
+        labels = self.feed.labels
+        checkpoint.save(self.output / "checkpoints", self.step, {
+            "config": self.options.identity(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "networks": self.method.networks.state_dict(),
+            "averaged": self.method.averaged.state_dict(),
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.method.optimisers().items()},
+            "labels": None if labels is None else labels.bool(),
+        })
+
+    def _finish(self) -> None:
+        from safetensors.torch import save_file
+
+        options = self.options
+        weights = {name: value.contiguous() for name, value in self.method.averaged.state_dict().items()}
+        with whole(self.output / "model.safetensors") as part:
+            save_file(weights, part)
+        self.method.write(self.output, self.embeddings)
+        described: dict[str, Any] = {
+            "dataset": options.dataset,
+            "method": options.method,
+            "variant": options.variant or options.method,
+            "domains": options.domains,
+            "seed": options.seed,
+            "options": dataclasses.asdict(options),
+            "images_seen": self.steps * options.batch,
+            "train_seconds": round(self.seconds, 1),
+            "processes": self.world.size,
+            "code": code_version(),
+            "config": options.identity(),
+        }
+        write_whole(self.output / "run.json", json.dumps(described, indent=1))
+        checkpoint.clear(self.output / "checkpoints")  # the budget is spent: nothing could continue from them
 
 
 def code_version() -> str:
@@ -157,55 +282,25 @@ def code_version() -> str:
         return "unknown"
 
 
-def _restore(path: Path, method: Method, config: str, world: World) -> tuple[int, float]:
-    if not path.is_file():
-        return 0, 0.0
-    state = checkpoint.load(path, world.device)
-    if state["config"] != config:
-        if world.leads:
-            print(f"{path} is of other options: training starts from the beginning", flush=True)
-        return 0, 0.0
-    method.networks.load_state_dict(state["networks"])
-    method.averaged.load_state_dict(state["averaged"])
-    for name, optimiser in method.optimisers().items():
-        optimiser.load_state_dict(state["optimisers"][name])
-    if world.leads:
-        print(f"continuing after step {state['step']}", flush=True)
-    return state["step"], state["seconds"]
+def _check(options: TrainOptions, world: World) -> None:
+    parts = world.size * options.accumulate
+    if options.batch % parts:
+        among = f"{world.size} processes" + (f" of {options.accumulate} parts each" if options.accumulate > 1 else "")
+        raise LanitError(f"train.batch {options.batch} does not divide among {among}; use a multiple of {parts}")
 
 
-def _save(path: Path, method: Method, config: str, step: int, seconds: float) -> None:
-    checkpoint.save(path, {
-        "config": config,
-        "step": step,
-        "seconds": seconds,
-        "networks": method.networks.state_dict(),
-        "averaged": method.averaged.state_dict(),
-        "optimisers": {name: optimiser.state_dict() for name, optimiser in method.optimisers().items()},
-    })
+def _read_embeddings(paths: Sequence[Path], keys: Sequence[str]) -> np.ndarray:
+    """Embeddings (M, k) of the images `keys`, in their order, from files of `lanit embed images`."""
+    from lanit.files import read_tensors
 
-
-def _finish(
-    output: Path, options: TrainOptions, method: Method, config: str, images: int, seconds: float, world: World
-) -> None:
-    from safetensors.torch import save_file
-
-    weights = {name: value.contiguous() for name, value in method.averaged.state_dict().items()}
-    with whole(output / "model.safetensors") as part:
-        save_file(weights, part)
-    described: dict[str, Any] = {
-        "dataset": options.dataset,
-        "method": options.method,
-        "domains": options.domains,
-        "seed": options.seed,
-        "options": dataclasses.asdict(options),
-        "images_seen": images,
-        "train_seconds": round(seconds, 1),
-        "processes": world.size,
-        "code": code_version(),
-        "config": config,
-    }
-    write_whole(output / "run.json", json.dumps(described, indent=1))
+    rows: dict[str, np.ndarray] = {}
+    for path in paths:
+        arrays, metadata = read_tensors(path, ("embeddings", "keys"), "lanit embed")
+        rows.update(zip(metadata["keys"], arrays["embeddings"], strict=True))
+    missing = [key for key in keys if key not in rows]
+    if missing:
+        raise LanitError(f"{len(missing)} of {len(keys)} labelled images have no embedding in the files given; give those of all train shards")
+    return np.stack([rows[key] for key in keys])
 
 
 def _spread(steps: int, count: int) -> set[int]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from lanit.config import digest
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,20 @@ class TrainOptions:
     size: int  # side of the images in pixels
     images: int  # the budget: source images seen, by all processes together
     batch: int  # source images a step, of all processes together
+    variant: str = ""  # name of this set of options in a sweep; the method's where empty
     settings: dict[str, Any] = field(default_factory=dict)  # the method's own options
-    clip: dict[str, Any] | None = None  # the CLIP that made the labels, for a method that needs one
+    language: dict[str, Any] | None = None  # a LanguageOptions, for a method that is led by language
     augment: AugmentOptions = field(default_factory=AugmentOptions)
+    accumulate: int = 1  # parts in which each process works through its share of a batch, to save memory
+    precision: Literal["fp32", "bf16"] = "fp32"  # bf16: networks under autocast; weights, losses and texts stay float32
+    compile: bool = False  # have torch.compile make the networks faster: minutes at the start, worth it for long runs
     log_every: int = 50  # steps between fetches of the losses
     samples: int = 8  # sample pictures over the whole training
-    checkpoints: int = 10  # checkpoints over the whole training
+    checkpoints: int = 10  # checkpoints over the whole training,
+    checkpoint_minutes: float = 15.0  # and whenever this time has passed since the last
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def identity(self) -> str:
+        """Digest of what decides the result: a run whose other options changed is still the same run."""
+        watching = ("log_every", "samples", "checkpoints", "checkpoint_minutes", "device")
+        return digest({name: value for name, value in dataclasses.asdict(self).items() if name not in watching})

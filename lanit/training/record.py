@@ -8,22 +8,17 @@ import math
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from lanit.config import LanitError
 from lanit.training.options import TrainOptions
 from lanit.training.pictures import write_picture
 
 
 class Recorder:
-    """Sums losses on the device and fetches their means every few steps: the only wait of the host for the device."""
+    """The log of a run, kept by the process that leads."""
 
     def __init__(self, folder: Path, tracked=None):
         self.folder, self.tracked = folder, tracked
         self.path = folder / "metrics.jsonl"
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
         self.pace = (0, 0.0)
 
     @classmethod
@@ -39,38 +34,33 @@ class Recorder:
             dataclasses.asdict(options) | {"digest": config}, code, folder,
         ))
 
-    def resume(self, step: int) -> None:
-        """Drop the lines after `step`: those steps are taken again."""
+    def resume(self, step: int, images: int, seconds: float) -> None:
+        """Begin after `step`: lines of later steps are dropped, since those are taken again."""
+        self.pace = (images, seconds)
         if self.path.is_file():
             lines = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
             self.path.write_text("".join(line + "\n" for line in lines))
 
-    def add(self, losses: dict[str, Tensor]) -> None:
-        """Add one step's losses, scalars on the device, without waiting for it."""
-        for name, value in losses.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
-            self.counts[name] = self.counts.get(name, 0) + 1
+    def write(self, step: int, images: int, seconds: float, budget: int, values: dict[str, float]) -> None:
+        """Write a line of each log, with the pace since the last.
 
-    def write(self, step: int, images: int, seconds: float, budget: int) -> None:
-        """Fetch the means since the last call, and write a line of each log."""
-        losses = self._fetch()
+        Args:
+            step: how many steps are done.
+            images: how many source images that was.
+            seconds: of training so far.
+            budget: how many images there will be.
+            values: means of the losses since the last line, and what else was measured.
+        """
         pace = (images - self.pace[0]) / max(seconds - self.pace[1], 1e-9)
         self.pace = (images, seconds)
         line = {"step": step, "images": images, "seconds": round(seconds, 2), "images_per_second": round(pace, 1)}
         with open(self.path, "a") as file:
-            file.write(json.dumps(line | losses) + "\n")
+            file.write(json.dumps(line | values) + "\n")
         left = (budget - images) / pace
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        print(f"{images:>9} of {budget} images  {pace:.0f}/s  {left:.0f} s left  {shown}", flush=True)
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if "_gib" not in name)
+        print(f"{images:>9} of {budget} images  {pace:.0f}/s  {_duration(left)} left  {shown}", flush=True)
         if self.tracked:
-            self.tracked.log(step, images, losses | {"images_per_second": pace})
-
-    def check(self) -> None:
-        """Fetch what is pending, so that no checkpoint is written of networks that are no longer finite."""
-        if self.sums:
-            pending, counts = dict(self.sums), dict(self.counts)
-            self._fetch()
-            self.sums, self.counts = pending, counts
+            self.tracked.log(step, images, values | {"images_per_second": pace})
 
     def picture(self, name: str, pixels: np.ndarray) -> None:
         """Write a sample picture, and hand it to MLflow."""
@@ -78,23 +68,16 @@ class Recorder:
         if self.tracked:
             self.tracked.picture(self.folder / name, "samples")
 
-    def close(self) -> None:
-        """Hand over what is left."""
+    def close(self, status: str) -> None:
+        """Hand over what is left; `status` is MLflow's: FINISHED, FAILED or KILLED."""
         if self.tracked:
-            self.tracked.finish("FINISHED")
+            self.tracked.finish(status)
 
-    def _fetch(self) -> dict[str, float]:
-        names = list(self.sums)
-        values = torch.stack([self.sums[name].float() / self.counts[name] for name in names]).tolist()
-        self.sums, self.counts = {}, {}
-        for name, value in zip(names, values):
-            if not math.isfinite(value):
-                if self.tracked:
-                    self.tracked.finish("FAILED")
-                raise LanitError(
-                    f"the loss {name} of the run in {self.folder} is {value}; lower the learning rate or its weight"
-                )
-        return dict(zip(names, values))
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
 def _step(line: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 
@@ -10,6 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--options", required=True, help="JSON, or the path of a JSON or YAML file")
     parser.add_argument("--manifest", required=True, type=Path, help="manifest.parquet of the dataset")
     parser.add_argument("--labels", type=Path, help="folder of pseudo labels, for a method that needs them")
+    parser.add_argument("--embeddings", type=Path, nargs="+", default=[], help="of the train shards, where prompts learn")
     parser.add_argument("--output", required=True, type=Path, help="folder of the run")
     parser.add_argument("--track", type=Path, help="store record of `lanit track`; without it nothing goes to MLflow")
     parser.set_defaults(run=run)
@@ -21,18 +23,25 @@ def run(arguments: argparse.Namespace) -> None:
     from lanit.training.options import TrainOptions
 
     options = parse(TrainOptions, read_options(arguments.options), "train")
-    if min(options.images, options.batch, options.log_every) < 1 or min(options.samples, options.checkpoints) < 0:
-        raise LanitError(
-            "train.images, train.batch and train.log_every must be at least 1, samples and checkpoints at least 0"
-        )
-    if needs_labels(options.method) and arguments.labels is None:
-        raise LanitError(f"{options.method} trains on pseudo labels; give their folder with --labels")
+    least = {"images": 1, "batch": 1, "log_every": 1, "accumulate": 1, "samples": 0, "checkpoints": 0, "checkpoint_minutes": 0}
+    for name, value in least.items():
+        if getattr(options, name) < value:
+            raise LanitError(f"train.{name} must be at least {value}, not {getattr(options, name)}")
+    if needs_labels(options.method):
+        if arguments.labels is None:
+            raise LanitError(f"{options.method} trains on pseudo labels; give their folder with --labels")
+        if options.language is None:
+            raise LanitError(f"{options.method} is led by language; the options lack train.language (clip, templates, …)")
 
     from lanit.training import distributed
-    from lanit.training.loop import train
+    from lanit.training.loop import Inputs, train
+    from lanit.training.stopping import START_AGAIN
 
     world = distributed.start(options.device)
     try:
-        train(options, arguments.manifest, arguments.labels, arguments.output, arguments.track, world)
+        inputs = Inputs(arguments.manifest, arguments.labels, tuple(arguments.embeddings))
+        finished = train(options, inputs, arguments.output, arguments.track, world)
     finally:
         distributed.stop(world)
+    if not finished:
+        sys.exit(START_AGAIN)

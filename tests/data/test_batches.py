@@ -12,6 +12,7 @@ import torch
 from lanit.config import LanitError
 from lanit.data.augment import augment
 from lanit.data.batches import ImageStore, prefetch, sample_indices
+from lanit.data.draws import Draws
 from lanit.data.manifest import read_manifest
 from lanit.data.shards import stream
 
@@ -167,18 +168,18 @@ def test_closing_ends_the_thread():
 # Augmentation
 
 
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def draws(count: int, seed: int = 0) -> Draws:
+    return Draws(seed, 0, 0, count, count)
 
 
 def test_augmentation_without_crop_and_flip_changes_nothing():
     images = torch.rand(4, 3, 8, 8)
-    assert torch.equal(augment(images, generator(), crop=False, flip=False), images)
+    assert torch.equal(augment(images, draws(4), crop=False, flip=False), images)
 
 
 def test_flip_mirrors_about_half_of_the_images():
-    images = torch.rand(400, 3, 4, 4, generator=generator(1))
-    flipped = augment(images, generator(), crop=False, flip=True)
+    images = torch.rand(400, 3, 4, 4)
+    flipped = augment(images, draws(400), crop=False, flip=True)
     mirrored = (flipped == images.flip(3)).flatten(1).all(1)
     assert (mirrored | (flipped == images).flatten(1).all(1)).all()
     assert 150 < mirrored.sum() < 250
@@ -188,7 +189,7 @@ def test_crop_keeps_80_to_100_percent_of_about_half_of_the_images():
     side = torch.linspace(-1, 1, 65)[:-1] + 1 / 64  # each pixel holds its own coordinates
     y, x = torch.meshgrid(side, side, indexing="ij")
     images = torch.stack([x, y, torch.zeros_like(x)]).expand(400, 3, 64, 64)
-    cropped = augment(images, generator(), crop=True, flip=False)
+    cropped = augment(images, draws(400), crop=True, flip=False)
     changed = (cropped != images).flatten(1).any(1)
     assert 150 < changed.sum() < 250
     middle = cropped[changed][:, :, 16:48, 16:48]  # away from the border, where coordinates stop
@@ -201,8 +202,10 @@ def test_crop_keeps_80_to_100_percent_of_about_half_of_the_images():
     assert corner.std() > 0.01
 
 
-def test_augmentation_is_the_same_for_the_same_generator():
+def test_augmentation_is_a_function_of_the_draws_and_of_an_images_place_in_the_whole_batch():
     images = torch.rand(8, 3, 16, 16)
-    first = augment(images, generator(3), crop=True, flip=True)
-    assert torch.equal(first, augment(images, generator(3), crop=True, flip=True))
-    assert not torch.equal(first, augment(images, generator(4), crop=True, flip=True))
+    first = augment(images, draws(8, seed=3), crop=True, flip=True)
+    assert torch.equal(first, augment(images, draws(8, seed=3), crop=True, flip=True))
+    assert not torch.equal(first, augment(images, draws(8, seed=4), crop=True, flip=True))
+    parts = [augment(images[i : i + 4], Draws(3, 0, i, 4, 8), crop=True, flip=True) for i in (0, 4)]
+    torch.testing.assert_close(torch.cat(parts), first)

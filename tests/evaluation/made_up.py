@@ -13,8 +13,8 @@ class Perfect:
     def reference_style(self, references, labels):
         return references.flatten(1)
 
-    def latent_style(self, domain, count, generator):
-        return torch.rand(count, 3 * 32 * 32, generator=generator) * 2 - 1 + domain
+    def latent_style(self, labels, generator):
+        return torch.rand(len(labels), 3 * 32 * 32, generator=generator) * 2 - 1 + labels.argmax(1, keepdim=True)
 
     def translate(self, sources, styles):
         return styles.unflatten(1, sources.shape[1:])

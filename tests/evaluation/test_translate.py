@@ -48,8 +48,11 @@ class Labelled(Perfect):
         self.asked.append((references, labels))
         return labels
 
-    def latent_style(self, domain, count, generator):
-        return torch.full((count, 2), float(domain))
+    def cover(self, labels):
+        return labels
+
+    def latent_style(self, labels, generator):
+        return labels
 
     def translate(self, sources, styles):
         return styles.mean(1)[:, None, None, None].expand(sources.shape)
@@ -115,7 +118,7 @@ def test_styles_are_computed_once_for_each_reference(manifest, judge):
 
 
 def test_each_reference_gives_style_by_its_own_labels_or_its_nearest_domain(make_run, translate, labels, tmp_path):
-    chosen, without = style_labels(tmp_path / "labels", list(labels.keys), ["hat", "beard"])
+    chosen, without = style_labels(Labelled(), tmp_path / "labels", list(labels.keys), ["hat", "beard"])
     assert without.tolist() == [True] * 20 + [False] * 100
     assert (chosen[:20] == [False, True]).all() and (chosen[20:] == labels.labels[20:]).all()
     assert not labels.labels[:20].any()  # the labels themselves stay as they are
@@ -129,11 +132,32 @@ def test_each_reference_gives_style_by_its_own_labels_or_its_nearest_domain(make
 
 def test_labels_of_other_images_or_domains_are_an_error(make_run, translate, labels, tmp_path, capsys):
     with pytest.raises(LanitError, match="not of the images in this manifest"):
-        style_labels(tmp_path / "labels", list(labels.keys)[::-1], ["hat", "beard"])
+        style_labels(Labelled(), tmp_path / "labels", list(labels.keys)[::-1], ["hat", "beard"])
     with pytest.raises(LanitError, match="are of the domains hat, beard, the run's are beard, hat"):
-        style_labels(tmp_path / "labels", list(labels.keys), ["beard", "hat"])
+        style_labels(Labelled(), tmp_path / "labels", list(labels.keys), ["beard", "hat"])
     assert translate(make_run(Labelled())) == 2
     assert "give their folder with --labels" in capsys.readouterr().err
+
+
+class Slack(Labelled):
+    """Has a domain of its own for images in no other."""
+
+    def cover(self, labels):
+        return np.concatenate([labels, ~labels.any(axis=1, keepdims=True)], axis=1)
+
+
+def test_with_a_slack_domain_an_unlabelled_reference_stays_in_it(make_run, translate, labels, tmp_path):
+    method = Slack()
+    chosen, without = style_labels(method, tmp_path / "labels", list(labels.keys), ["hat", "beard"])
+    assert without.tolist() == [True] * 20 + [False] * 100
+    assert (chosen[:20] == [False, False, True]).all() and not chosen[20:, 2].any()
+    assert (chosen[20:, :2] == labels.labels[20:]).all()
+    run = make_run(method)
+    assert translate(run, "--labels", tmp_path / "labels") == 0
+    np.testing.assert_array_equal(read(run)[0]["unlabelled"], read(run)[0]["reference"] < 20)
+    assert list(np.load(run / "pictures.npz")["domains"]) == ["hat", "beard"]
+    styles = Translator(method, None, None).latent_styles(2, seed=0)
+    assert styles.tolist() == [[1, 0, 0], [0, 1, 0]]  # pictures show the named domains alone
 
 
 class Constant(Perfect):

@@ -15,6 +15,7 @@ from lanit.language.labels import (
     Labels,
     Texts,
     adaptive,
+    advice,
     check_labeller,
     choose,
     fixed,
@@ -22,6 +23,7 @@ from lanit.language.labels import (
     read_labels,
     read_texts,
     top_k,
+    with_slack,
     write_labels,
     write_texts,
 )
@@ -74,6 +76,23 @@ def test_options_choose_the_rule(options, expected):
 def test_a_labeller_that_is_incomplete_or_says_too_much(options, message):
     with pytest.raises(LanitError, match=message):
         check_labeller(LabellerOptions(**options), 3)
+
+
+def test_the_slack_column_is_on_where_no_other_is():
+    labels = with_slack(adaptive(SIMILARITIES, BASE))
+    assert labels.dtype == bool
+    assert labels.tolist() == [[True, False, True, False], [False, False, False, True], [True, False, True, False]]
+
+
+def test_advice_names_what_keeps_the_images_without_labels():
+    similarities = np.array([[0.10, 0.20], [0.25, 0.15], [0.10, 0.05], [0.30, 0.20]], dtype=np.float32)
+    base = np.array([0.21, 0.30, 0.20, 0.28], dtype=np.float32)  # gaps 0.01, 0.05, 0.1; the last has a label
+    templates = ["a face with {}.", "a face of {}.", "a face with {}."]
+    said = advice(LabellerOptions(), templates, similarities, base)
+    assert "('a face with.', 'a face of.')" in said and "75% of the images" in said and "0.050 in the median" in said
+    assert "'2 d.' and others)" in advice(LabellerOptions(), [f"{i} {{}} d." for i in range(4)], similarities, base)
+    said = advice(LabellerOptions("fixed", threshold=0.4), templates, similarities, base)
+    assert "0.300 at the highest" in said and "0.225 in the median" in said and "threshold is 0.4" in said
 
 
 def test_labels_and_texts_come_back_as_they_were_written(tmp_path):

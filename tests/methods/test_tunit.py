@@ -1,24 +1,21 @@
-"""TUNIT: losses against float64 derivations, who learns when, state, and short trainings that must succeed."""
+"""TUNIT: who learns when, state, what a GPU needs, and short trainings that must succeed."""
 
+import functools
 import io
-import math
-from types import SimpleNamespace
+import shutil
 
 import pytest
 import torch
+import torch._dynamo
 import torch.nn.functional as F
+from steps import take_step
+from waiting import NothingWaits
 
 from lanit.config import LanitError, parse
-from lanit.methods.tunit import (
-    ClusterStyles,
-    KeyQueue,
-    Tunit,
-    TunitOptions,
-    contrastive_loss,
-    gradient_penalty,
-    hinge_loss,
-    mutual_information,
-)
+from lanit.data.draws import Draws
+from lanit.methods.protocol import Batch
+from lanit.methods.tunit import ClusterStyles, KeyQueue, Tunit, TunitOptions
+from lanit.methods.tunit_losses import hinge_loss
 
 SMALL = {
     "network": {
@@ -39,22 +36,19 @@ def make(clusters=3, **changes):
     return Tunit(parse(TunitOptions, {**SMALL, **changes}), 16, [f"cluster {k}" for k in range(clusters)])
 
 
-def make_batch(seed, progress=0.5, count=8):
-    """Images of three plain colours with some noise and shading, which is all that tells them apart."""
+def images_of_three_colours(seed, count):
+    """Images (2, count, 3, 16, 16) of plain colours with noise and shading, and their colours (2, count)."""
     generator = torch.Generator().manual_seed(seed)
     colours = torch.tensor([[0.9, -0.8, -0.8], [-0.8, 0.9, -0.8], [-0.8, -0.8, 0.9]])
     classes = torch.randint(3, (2, count), generator=generator)
     noise = torch.randn(2, count, 3, 16, 16, generator=generator)
-    images = (colours[classes][..., None, None] * torch.linspace(0.5, 1, 16) + 0.1 * noise).clamp(-1, 1)
-    return SimpleNamespace(
-        source=images[0],
-        reference=images[1],
-        source_labels=None,
-        reference_labels=None,
-        generator=generator,
-        progress=progress,
-        classes=classes[0],  # truth, for the tests alone
-    )
+    return (colours[classes][..., None, None] * torch.linspace(0.5, 1, 16) + 0.1 * noise).clamp(-1, 1), classes
+
+
+def make_batch(seed, progress=0.5, count=8):
+    """The whole batch of one process."""
+    source, reference = images_of_three_colours(seed, count)[0]
+    return Batch(source, reference, None, None, None, 1.0, Draws(seed, 0, 0, count, count), seed, progress)
 
 
 def snapshot(method):
@@ -68,69 +62,6 @@ def moved(before, after, method):
         for name, network in method.networks.items()
         if any(not torch.equal(before[name][k], after[name][k]) for k, _ in network.named_parameters())
     }
-
-
-# Losses
-
-
-def test_mutual_information_against_a_double_loop():
-    p, q = (torch.randn(7, 4, dtype=torch.float64).softmax(1) for _ in range(2))
-    joint = [[0.0] * 4 for _ in range(4)]
-    for n in range(7):
-        for i in range(4):
-            for j in range(4):
-                joint[i][j] += float(p[n, i] * q[n, j] + q[n, i] * p[n, j]) / 14
-    expected = 0.0
-    for i in range(4):
-        for j in range(4):
-            expected += joint[i][j] * math.log(joint[i][j] / sum(joint[i]) / sum(row[j] for row in joint))
-    assert float(mutual_information(p, q)) == pytest.approx(expected, abs=1e-12)
-
-
-def test_mutual_information_at_its_bounds():
-    sure = F.one_hot(torch.arange(8) % 4).double()
-    assert float(mutual_information(sure, sure)) == pytest.approx(math.log(4))
-    flat = torch.full((8, 4), 0.25, dtype=torch.float64)
-    assert float(mutual_information(flat, flat)) == pytest.approx(0, abs=1e-12)
-    one = F.one_hot(torch.zeros(8, dtype=torch.int64), 4).float().requires_grad_()  # three clusters are empty
-    value = mutual_information(one, one)
-    value.backward()
-    assert value.item() == pytest.approx(0, abs=1e-5) and bool(one.grad.isfinite().all())
-
-
-def test_contrastive_loss_is_cross_entropy_over_the_valid_keys():
-    query, key, negatives = (torch.randn(n, 6, dtype=torch.float64) for n in (5, 5, 9))
-    valid = torch.arange(9) < 7
-    logits = torch.cat([torch.stack([q @ k for q, k in zip(query, key)])[:, None], query @ negatives[:7].T], 1) / 0.07
-    expected = F.cross_entropy(logits, torch.zeros(5, dtype=torch.int64))
-    torch.testing.assert_close(contrastive_loss(query, key, negatives, valid, 0.07), expected)
-    assert float(contrastive_loss(query, key, negatives, torch.zeros(9, dtype=torch.bool), 0.07)) == 0
-
-
-def test_gradient_penalty_against_finite_differences():
-    torch.manual_seed(0)
-    x = torch.randn(3, 1, 2, 2, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(4, dtype=torch.float64, requires_grad=True)
-
-    def critic(images):
-        return torch.tanh(images.flatten(1) * weight).sum(1) ** 2
-
-    total, step = 0.0, 1e-5
-    with torch.no_grad():
-        for i in range(3):
-            for j in range(4):
-                shift = torch.zeros_like(x)
-                shift.view(3, 4)[i, j] = step
-                total += float((critic(x + shift) - critic(x - shift))[i] / (2 * step)) ** 2
-    penalty = gradient_penalty(critic(x), x)
-    assert penalty.item() == pytest.approx(total / 3, rel=1e-7)
-    penalty.backward()
-    assert weight.grad.abs().min() > 0
-
-
-def test_hinge_loss():
-    real, fake = torch.tensor([0.5, 3.0]), torch.tensor([-2.0, 1.0])
-    assert float(hinge_loss(real, fake)) == pytest.approx((0.5 + 0) / 2 + (0 + 2) / 2)
 
 
 # State kept beside the networks
@@ -173,7 +104,7 @@ def test_cluster_styles_are_moving_moments():
 def test_only_guiding_network_and_its_average_move_in_the_warmup():
     method = make()
     before = snapshot(method)
-    losses = method.step(make_batch(0, progress=0.3))
+    losses = take_step(method, make_batch(0, progress=0.3))
     assert moved(before, snapshot(method), method) == {"guiding", "key_encoder"}
     assert set(losses) == {"guiding_contrastive", "guiding_information"}
 
@@ -181,7 +112,7 @@ def test_only_guiding_network_and_its_average_move_in_the_warmup():
 def test_every_network_moves_after_the_warmup():
     method = make()
     before = snapshot(method)
-    losses = method.step(make_batch(0, progress=0.325))
+    losses = take_step(method, make_batch(0, progress=0.325))
     after = snapshot(method)
     assert moved(before, after, method) == {"guiding", "key_encoder", "generator", "discriminator"}
     for name in ("guiding", "generator", "discriminator"):
@@ -191,24 +122,20 @@ def test_every_network_moves_after_the_warmup():
     assert all(loss.ndim == 0 and not loss.requires_grad and loss.isfinite() for loss in losses.values())
 
 
-def test_each_update_gives_gradients_to_its_own_networks_alone():
-    method = make()
-    method.step(make_batch(0))
-    seen = []
-
-    def reduce(parameters):
-        ids = {id(parameter) for parameter in parameters}
-        seen.append({n for n, net in method.networks.items() if any(id(p) in ids for p in net.parameters())})
-        for name in ("generator", "discriminator", "guiding"):
-            if name not in seen[-1]:
-                for p in method.networks[name].parameters():
-                    assert p.grad is None or torch.equal(p.grad, kept[id(p)])
-        kept.update({id(p): p.grad.clone() for p in method.networks.parameters() if p.grad is not None})
-
-    kept = {id(p): p.grad.clone() for p in method.networks.parameters() if p.grad is not None}
-    method.reduce_gradients = reduce
-    method.step(make_batch(1))
-    assert seen == [{"guiding"}, {"discriminator"}, {"generator", "guiding"}]
+def test_each_update_names_the_networks_that_its_loss_teaches():
+    method, named = make(), []
+    for update in method.updates([make_batch(0)]):
+        loss, terms = update.loss(0)
+        for name in update.networks:
+            parameters = method.networks[name].parameters()
+            gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+            assert any(gradient is not None and gradient.abs().max() > 0 for gradient in gradients)
+        named.append((update.networks, set(terms)))
+    assert named == [
+        (("guiding",), {"guiding_contrastive", "guiding_information"}),
+        (("discriminator",), {"d_adversarial", "d_gradient_penalty"}),
+        (("generator", "guiding"), {"g_adversarial", "g_reconstruction", "g_style"}),
+    ]
 
 
 def test_translations_have_style_and_output_of_the_reference_and_reconstructions_of_the_source():
@@ -218,7 +145,7 @@ def test_translations_have_style_and_output_of_the_reference_and_reconstructions
     method.networks["generator"].modulation.register_forward_hook(lambda _, inputs, outputs: styled.append(inputs[0]))
     method.networks["discriminator"].register_forward_hook(lambda _, *call: judged.append(call))
     batch = make_batch(0)
-    losses = method.step(batch)
+    losses = take_step(method, batch)
     styles, logits = next(outputs for outputs in guided if len(outputs[0]) == 16)  # of sources, then references
     of_source, of_reference = logits.argmax(1).chunk(2)
     assert len(set(logits.argmax(1).tolist())) > 1 and not torch.equal(of_source, of_reference)
@@ -235,7 +162,7 @@ def test_translations_have_style_and_output_of_the_reference_and_reconstructions
 def test_cluster_head_learns_from_information_alone():
     method = make(loss={"queue": 24, "mutual_information": 0.0}, optimiser={"guiding_decay": 0.0})
     before = snapshot(method)
-    method.step(make_batch(0))
+    take_step(method, make_batch(0))
     assert torch.equal(method.networks["guiding"].cluster.weight, before["guiding"]["cluster.weight"])
     assert not torch.equal(method.networks["guiding"].style.weight, before["guiding"]["style.weight"])
 
@@ -243,11 +170,11 @@ def test_cluster_head_learns_from_information_alone():
 def test_guiding_losses_weigh_a_tenth_after_the_warmup():
     gradients = {}
     for progress in (0.0, 0.9):
-        method, updates = make(network={**SMALL["network"], "cluster_deviation": 3.0}), []
+        method = make(network={**SMALL["network"], "cluster_deviation": 3.0})
         method.networks["queue"].push(torch.ones(24, 8))
-        method.reduce_gradients = lambda parameters: updates.append([p.grad.clone() for p in parameters])
-        method.step(make_batch(0, progress))
-        gradients[progress] = torch.cat([gradient.flatten() for gradient in updates[0]])
+        loss, _ = next(method.updates([make_batch(0, progress)])).loss(0)
+        of_each = torch.autograd.grad(loss, method.networks["guiding"].parameters())
+        gradients[progress] = torch.cat([gradient.flatten() for gradient in of_each])
     assert gradients[0.0].norm() > 0.1
     torch.testing.assert_close(gradients[0.9], 0.1 * gradients[0.0], atol=1e-6, rtol=1e-4)
 
@@ -258,7 +185,7 @@ def test_each_steps_keys_become_negatives_of_the_next(progress):
     keys = []
     method.networks["key_encoder"].register_forward_hook(lambda _, inputs, outputs: keys.append(outputs[0]))
     for seed in range(2):
-        method.step(make_batch(seed, progress))
+        take_step(method, make_batch(seed, progress))
     negatives, valid = method.networks["queue"].negatives()
     assert torch.equal(negatives[valid], torch.cat([keys[0], keys[2]]))  # of the views; the references' lie between
 
@@ -267,7 +194,7 @@ def test_key_encoder_is_the_moving_average_of_the_guiding_network():
     method = make(key_momentum=0.75)
     expected = {k: v.clone() for k, v in method.networks["guiding"].named_parameters()}
     for seed in range(3):
-        method.step(make_batch(seed, progress=0.0))
+        take_step(method, make_batch(seed, progress=0.0))
         for k, v in method.networks["guiding"].named_parameters():
             expected[k] = 0.75 * expected[k] + 0.25 * v
     for k, v in method.networks["key_encoder"].named_parameters():
@@ -286,7 +213,7 @@ def test_generator_average_starts_late_and_key_encoder_is_copied():
 def test_a_saved_and_loaded_method_goes_on_with_the_same_bits(progress):
     first = make()
     for seed in range(3):
-        first.step(make_batch(seed, progress))
+        take_step(first, make_batch(seed, progress))
     file = io.BytesIO()
     torch.save([first.networks.state_dict(), {k: o.state_dict() for k, o in first.optimisers().items()}], file)
     file.seek(0)
@@ -297,10 +224,95 @@ def test_a_saved_and_loaded_method_goes_on_with_the_same_bits(progress):
     for name, optimiser in second.optimisers().items():
         optimiser.load_state_dict(optimisers[name])
     for seed in (7, 8):
-        expected, losses = first.step(make_batch(seed, progress)), second.step(make_batch(seed, progress))
+        expected, losses = take_step(first, make_batch(seed, progress)), take_step(second, make_batch(seed, progress))
         assert all(torch.equal(expected[k], losses[k]) for k in expected)
     a, b = snapshot(first), snapshot(second)
     assert all(torch.equal(a[name][k], b[name][k]) for name in a for k in a[name])
+
+
+# On a GPU
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5])
+def test_nothing_in_a_step_makes_the_host_wait_for_the_device(progress):
+    method, batch = make(), make_batch(0, progress)
+    updates = method.updates([batch])
+    while True:
+        with NothingWaits():
+            update = next(updates, None)
+            if update is None:
+                break
+            parameters = [p for name in update.networks for p in method.networks[name].parameters()]
+            loss, _ = update.loss(0)
+            loss.backward(inputs=parameters)
+        for name in update.networks:
+            method.optimisers()[name].step()
+
+
+def test_what_waits_is_seen():
+    x, mask = torch.rand(4), torch.rand(4) > 0.5
+    waiting = (
+        lambda: x[mask],
+        lambda: x.sum().item(),
+        lambda: float(x.sum()),
+        lambda: bool(mask.any()),
+        lambda: mask.nonzero(),
+        lambda: x.masked_select(mask),
+        lambda: x.unique(),
+        lambda: torch.equal(x, x),
+        lambda: x.index_put_((mask,), x),
+        lambda: x.__setitem__(mask, x[:1]),
+        lambda: torch.tensor([1.0], device=x.device),
+    )
+    for wait in waiting:
+        with pytest.raises(AssertionError, match="wait"), NothingWaits():
+            wait()
+    with NothingWaits():
+        x[torch.arange(2)], torch.where(mask, x, 0), x.masked_fill(mask, 0), x[1:], x * 2
+
+
+def test_half_precision_is_nearly_as_good_and_leaves_state_in_full():
+    terms = []
+    for halved in (False, True):
+        method = make(network={**SMALL["network"], "cluster_deviation": 1.0})
+        terms.append({})
+        for update in method.updates([make_batch(0)]):
+            with torch.autocast("cpu", torch.bfloat16, enabled=halved):
+                loss, new = update.loss(0)
+            terms[-1] |= new
+            loss.backward(inputs=[p for name in update.networks for p in method.networks[name].parameters()])
+            for name in update.networks:
+                method.optimisers()[name].step()
+    assert all(term.dtype == torch.float32 for term in terms[1].values())
+    torch.testing.assert_close(terms[1], terms[0], atol=0.05, rtol=0.1)
+    state = method.networks.state_dict().values()
+    assert all(value.dtype != torch.bfloat16 and value.isfinite().all() for value in state)
+
+
+def test_compiled_networks_take_the_same_steps(monkeypatch):
+    """What the compiler is given, but for the last stage, which needs a minute."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    plain, compiled = (make(network={**SMALL["network"], "cluster_deviation": 1.0}) for _ in range(2))
+    compiled.compile()
+    for seed, progress in enumerate((0.0, 0.5, 0.6)):
+        expected, found = (take_step(method, make_batch(seed, progress)) for method in (plain, compiled))
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert counters["stats"]["unique_graphs"] >= 7 and not counters["graph_break"]
+    assert compiled.networks.state_dict().keys() == plain.networks.state_dict().keys()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
+def test_compiled_generator_runs():
+    torch._dynamo.reset()
+    plain, compiled = (make(network={**SMALL["network"], "bottleneck": 16, "base": 2}) for _ in range(2))
+    compiled.compile()
+    images, styles = images_of_three_colours(0, 2)[0][0], torch.randn(2, 8)
+    found, expected = (method.networks["generator"](images, styles) for method in (compiled, plain))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 # Learning
@@ -310,17 +322,17 @@ def test_clusters_find_three_colours():
     network = {**SMALL["network"], "guiding_base": 16, "max_width": 64, "style": 32, "cluster_deviation": 0.3}
     method = make(6, network=network, optimiser={"guiding": 1e-3})
     for seed in range(60):
-        method.step(make_batch(seed, progress=0.0, count=24))
-    batch = make_batch(1000, count=96)
+        take_step(method, make_batch(seed, progress=0.0, count=24))
+    images, classes = images_of_three_colours(1000, 96)
     with torch.no_grad():
-        clusters = method.networks["guiding"].eval()(batch.source)[1].argmax(1)
-    most = [int(batch.classes[clusters == k].bincount(minlength=3).max()) for k in range(6) if (clusters == k).any()]
+        clusters = method.networks["guiding"].eval()(images[0])[1].argmax(1)
+    most = [int(classes[0][clusters == k].bincount(minlength=3).max()) for k in range(6) if (clusters == k).any()]
     assert len(most) >= 3 and sum(most) >= 0.95 * 96
 
 
 def test_joint_training_learns_to_reconstruct():
     method = make(loss={"queue": 24, "reconstruction": 20.0}, optimiser={"generator": 3e-3, "guiding": 1e-3})
-    losses = [float(method.step(make_batch(seed))["g_reconstruction"]) for seed in range(40)]
+    losses = [float(take_step(method, make_batch(seed))["g_reconstruction"]) for seed in range(40)]
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
 
@@ -330,7 +342,7 @@ def test_joint_training_learns_to_reconstruct():
 def test_translates_by_reference_and_by_cluster():
     method = make()
     for seed in range(3):
-        method.step(make_batch(seed))
+        take_step(method, make_batch(seed))
     for name in method.averaged:
         method.averaged[name].load_state_dict(method.networks[name].state_dict())
     batch = make_batch(50)
@@ -339,13 +351,17 @@ def test_translates_by_reference_and_by_cluster():
     torch.testing.assert_close(by_reference[:3], method.reference_style(batch.reference[:3], None))
     output = method.translate(batch.source, by_reference)
     assert output.shape == batch.source.shape and output.abs().max() <= 1 and not output.requires_grad
-    drawn = [method.latent_style(1, 4, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    one, two = torch.tensor([[0.0, 1, 0]]), torch.tensor([[0.0, 1, 1]])
+    drawn = [method.latent_style(one.repeat(4, 1), torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
     assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
-    many, (mean, deviation) = method.latent_style(1, 4000, torch.Generator()), method.averaged["clusters"].moments(1)
+    (_, (mean, deviation), (other_mean, other_deviation)) = map(method.averaged["clusters"].moments, range(3))
+    many = method.latent_style(one.repeat(4000, 1), torch.Generator())
     torch.testing.assert_close(many.mean(0), mean, atol=float(deviation.max()) * 0.1, rtol=0)
     torch.testing.assert_close(many.std(0), deviation, atol=1e-6, rtol=0.1)
-    with pytest.raises(LanitError, match="no cluster 3"):
-        method.latent_style(3, 1, torch.Generator())
+    many = method.latent_style(two.repeat(4000, 1), torch.Generator())
+    spread = (deviation.square() + other_deviation.square()).sqrt() / 2  # of the mean of two independent draws
+    torch.testing.assert_close(many.mean(0), (mean + other_mean) / 2, atol=float(spread.max()) * 0.1, rtol=0)
+    torch.testing.assert_close(many.std(0), spread, atol=1e-6, rtol=0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,79 +1,101 @@
-"""Training, whatever the method: fixed bits, continued after a kill, the same on one process and two, stopped by NaN."""
+"""Training, whatever the method: fixed bits, continued after a kill, exact on any number of processes, stopped by NaN."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+
+from conftest import DOMAINS, model
 
 from lanit.cli import main
 from lanit.config import LanitError, parse
+from lanit.data.draws import Draws
+from lanit.methods.tunit import Tunit
 from lanit.training import checkpoint, loop
 from lanit.training.averaging import average
 from lanit.training.distributed import World
+from lanit.training.feed import Feed
+from lanit.training.loop import Inputs
+from lanit.training.meter import Meter
 from lanit.training.options import TrainOptions
+from lanit.training.record import _duration
+from lanit.training.stopping import StopRequest, alone_in
 
-ROOT = Path(__file__).parents[2]
 ONE = World(0, 1, torch.device("cpu"))
 NETWORK = {"base": 4, "guiding_base": 4, "max_width": 8, "style": 6, "bottleneck": 4, "residual_blocks": 1, "hidden": 8}
 OPTIONS = {
     "dataset": "faces", "method": "tunit", "domains": ["hat", "glasses"], "seed": 3, "size": 16, "images": 48, "batch": 8,
     "settings": {"network": NETWORK, "warmup": 0.3, "loss": {"queue": 16}}, "log_every": 2, "samples": 2, "checkpoints": 6,
     "device": "cpu",
-}
+}  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory):
-    """Forty drawn faces of 16 pixels, sharded."""
-    folder = tmp_path_factory.mktemp("faces")
-    splits = {"train": {"images": 32, "seed": 1}, "test": {"images": 8, "seed": 2}}
-    options = json.dumps({"name": "faces", "size": 16, "max_damaged": 0.0, "shards": {"train": 2, "test": 1},
-                          "source": {"kind": "faces", "splits": splits}})
-    shards = folder / "shards"
-    assert main(["shard", "plan", "--options", options, "--output", f"{shards}/plan.parquet"]) == 0
-    indices = []
-    for split, shard in (("train", 0), ("train", 1), ("test", 0)):
-        indices.append(f"{shards}/{split}-{shard}.parquet")
-        assert main(["shard", "write", "--plan", f"{shards}/plan.parquet", "--options", options, "--split", split, "--shard",
-                     str(shard), "--output", f"{shards}/{split}-{shard}.tar", "--index", indices[-1]]) == 0
-    assert main(["shard", "index", "--plan", f"{shards}/plan.parquet", "--indices", *indices, "--manifest",
-                 f"{folder}/manifest.parquet", "--quarantine", f"{folder}/quarantine.csv", "--card",
-                 f"{folder}/dataset.json"]) == 0
-    return folder / "manifest.parquet"
+def learned(language: dict, **changes) -> dict:
+    """Options of a LANIT whose prompts learn in the second half, fast enough to change labels."""
+    network = {"base_channels": 4, "max_channels": 8, "style_size": 6, "latent_size": 5, "hidden_size": 8, "bottleneck": 4}
+    settings = {
+        "network": network, "learning_rate": 1e-3, "ema": 0.9, "loss": {"dl": 0.5, "similarity": "logit", "adversarial": "pair", "r1_every": 2},
+        "prompts": {"start": 0.4, "learning_rate": 0.003, "relabel_every": 2},
+    }  # fmt: skip
+    options = OPTIONS | {"method": "lanit", "domains": DOMAINS, "settings": settings}
+    return options | {"language": language["options"] | {"prompts": "learned"}} | changes
 
 
-def run(manifest, output, **changes):
-    loop.train(parse(TrainOptions, OPTIONS | changes), manifest, None, output, None, ONE)
-    return load_file(output / "model.safetensors")
+@pytest.fixture(params=["tunit", "lanit"])
+def options(request, language):
+    """Options of each method."""
+    return OPTIONS if request.param == "tunit" else learned(language)
+
+
+@pytest.fixture
+def run(manifest, language):
+    """Train in this process; returns the model."""
+
+    def train(output, options=OPTIONS, **changes):
+        inputs = Inputs(manifest, language["labels"], tuple(language["embeddings"]))
+        assert loop.train(parse(TrainOptions, options | changes), inputs, output, None, ONE)
+        return model(output)
+
+    return train
 
 
 def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_run_leaves_a_model_its_description_its_losses_and_pictures(manifest, tmp_path):
-    run(manifest, tmp_path)
+def test_a_run_leaves_a_model_its_description_its_losses_and_pictures(run, tmp_path):
+    run(tmp_path)
     described = json.loads((tmp_path / "run.json").read_text())
     assert described["images_seen"] == 48 and described["processes"] == 1 and described["options"]["seed"] == 3
+    assert described["variant"] == "tunit"
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6] and lines[-1]["images"] == 48
+    assert lines[-1]["norm_generator"] > 0 and 0 < lines[-1]["memory_gib"] < 100
     pictures = sorted((tmp_path / "samples").iterdir())
     assert [picture.name for picture in pictures] == ["00000024.png", "00000048.png"]
     assert Image.open(pictures[0]).size == (7 * 16 * 4, 7 * 16 * 4)
-    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_fixed_seed_gives_the_same_bits_and_another_seed_others(manifest, tmp_path):
-    first = run(manifest, tmp_path / "a")
-    assert same(first, run(manifest, tmp_path / "b"))
-    assert not same(first, run(manifest, tmp_path / "c", seed=4))
+def test_a_run_of_lanit_carries_all_that_it_needs(run, language, tmp_path):
+    weights = run(tmp_path, learned(language))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"model.safetensors", "run.json", "texts.safetensors", "prompts.json", "clip.json", "clip.safetensors"} <= names
+    assert weights["prompts.vectors"].shape == (3, 16)  # a, face, with
+    told = json.loads((tmp_path / "prompts.json").read_text())
+    assert told["labels"]["changed"] > 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < lines[0]["share_without_domain"] < 1
+    assert "norm_prompts" not in lines[0] and lines[-1]["norm_prompts"] > 0
+
+
+def test_a_fixed_seed_gives_the_same_bits_and_another_seed_others(run, options, tmp_path):
+    first = run(tmp_path / "a", options)
+    assert same(first, run(tmp_path / "b", options))
+    assert not same(first, run(tmp_path / "c", options, seed=4))
 
 
 class Killed(BaseException):
@@ -92,84 +114,181 @@ def killed_after(steps, monkeypatch):
     monkeypatch.setattr(loop, "average", counting)
 
 
-def test_a_run_that_was_killed_continues_to_the_same_bits(manifest, tmp_path, monkeypatch):
-    whole = run(manifest, tmp_path / "whole")
+@pytest.mark.parametrize("steps", [1, 3, 4, 5])
+def test_a_run_that_was_killed_continues_to_the_same_bits(run, options, tmp_path, monkeypatch, steps):
+    """Labels of the learned prompts are made anew before steps 4 and 6, counted from 1 they are 5 and … of six."""
+    whole = run(tmp_path / "whole", options)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_after(steps, patch)
+        run(tmp_path / "killed", options)
+    assert checkpoint.find(tmp_path / "killed" / "checkpoints") and not (tmp_path / "killed" / "model.safetensors").exists()
+    assert same(whole, run(tmp_path / "killed", options))
+
+
+def test_the_log_of_a_continued_run_is_that_of_a_whole_one(run, tmp_path, monkeypatch):
+    run(tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_after(4, patch)
-        run(manifest, tmp_path / "killed")
-    assert (tmp_path / "killed" / "checkpoint.pt").exists() and not (tmp_path / "killed" / "model.safetensors").exists()
-    assert same(whole, run(manifest, tmp_path / "killed"))
-    losses = [
-        [{k: v for k, v in json.loads(line).items() if "second" not in k} for line in (tmp_path / f / "metrics.jsonl").open()]
-        for f in ("whole", "killed")
+        run(tmp_path / "killed")
+    run(tmp_path / "killed")
+    told = [
+        [
+            {k: v for k, v in json.loads(line).items() if "second" not in k and k != "memory_gib"}
+            for line in (tmp_path / folder / "metrics.jsonl").open()
+        ]
+        for folder in ("whole", "killed")
     ]
-    assert losses[0] == losses[1]
+    assert told[0] == told[1]
 
 
-def test_a_checkpoint_of_other_options_is_not_continued(manifest, tmp_path, monkeypatch, capsys):
+def test_a_checkpoint_of_other_options_is_not_continued(run, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_after(4, patch)
-        run(manifest, tmp_path / "x", seed=9)
-    assert same(run(manifest, tmp_path / "x"), run(manifest, tmp_path / "y"))
+        run(tmp_path / "x", seed=9)
+    assert same(run(tmp_path / "x"), run(tmp_path / "y"))
     assert "other options: training starts from the beginning" in capsys.readouterr().out
 
 
-def test_a_damaged_checkpoint_is_an_error_not_a_new_start(manifest, tmp_path):
-    tmp_path.joinpath("checkpoint.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(LanitError, match="checkpoint.pt cannot be read .* delete it to train from the start"):
-        run(manifest, tmp_path)
+def test_options_that_only_watch_do_not_make_a_run_another(run, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_after(4, patch)
+        run(tmp_path / "x")
+    run(tmp_path / "x", log_every=3, samples=1, checkpoints=2, checkpoint_minutes=1)
+    assert "continuing after step 4" in capsys.readouterr().out
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_itself(manifest, tmp_path, monkeypatch):
-    from lanit.methods.tunit import Tunit
-
-    step = Tunit.step
-
-    def poisoned(self, batch):
-        report = step(self, batch)
-        return report | {"iic": torch.tensor(float("nan"))} if batch.progress > 0.5 else report
-
-    monkeypatch.setattr(Tunit, "step", poisoned)
-    with pytest.raises(LanitError, match="the loss iic of the run in .* is nan"):
-        run(manifest, tmp_path)
-    state = checkpoint.load(tmp_path / "checkpoint.pt", torch.device("cpu"))
-    assert state["step"] <= 4 and not (tmp_path / "model.safetensors").exists()
-
-
-def test_two_processes_end_with_one_model(manifest, tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lanit", "train",
-               "--options", json.dumps(OPTIONS | {"images": 16}), "--manifest", str(manifest), "--output", str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run.json").read_text())["processes"] == 2
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+def test_the_newest_checkpoint_is_passed_over_where_it_is_damaged(run, tmp_path, monkeypatch, capsys):
+    whole = run(tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_after(4, patch)
+        run(tmp_path / "x")
+    folder = tmp_path / "x" / "checkpoints"
+    assert [path.name for path in checkpoint.find(folder)] == ["000000003.pt", "000000004.pt"]
+    newest = checkpoint.path_of(folder, 4)
+    newest.write_bytes(newest.read_bytes()[:-100])
+    (folder / ".000000005.pt.123").write_bytes(b"a kill in the middle of a checkpoint")
+    assert same(whole, run(tmp_path / "x"))
+    out, err = capsys.readouterr()
+    assert "000000004.pt cannot be read" in err and "trying the one before" in err and "continuing after step 3" in out
+    assert not folder.exists()
 
 
-def test_two_processes_draw_together_what_one_draws(manifest):
-    options = parse(TrainOptions, OPTIONS | {"augment": {"crop": False, "flip": False}})
-    whole = loop.Feed(options, manifest, None, ONE)._batch(3)
-    halves = [loop.Feed(options, manifest, None, World(rank, 2, torch.device("cpu")))._batch(3) for rank in range(2)]
-    assert torch.equal(whole.source, torch.cat([half.source for half in halves]))
-    assert torch.equal(whole.reference, torch.cat([half.reference for half in halves]))
+def test_damaged_checkpoints_alone_are_an_error_not_a_new_start(run, tmp_path):
+    for name in ("000000001.pt", "000000002.pt"):
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        (tmp_path / "checkpoints" / name).write_bytes(b"not a checkpoint")
+    with pytest.raises(LanitError, match="no checkpoint in .* can be read; delete the folder to train from the start"):
+        run(tmp_path)
+
+
+def test_a_checkpoint_is_written_when_its_minutes_are_over(run, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(checkpoint, "save", lambda folder, step, state: saved.append(step))
+    run(tmp_path / "a", checkpoints=0, checkpoint_minutes=0)
+    run(tmp_path / "b", checkpoints=0, checkpoint_minutes=60)
+    assert saved == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_bits(run, options, manifest, language, tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole", options)
+    taken = []
+    monkeypatch.setattr(StopRequest, "__bool__", lambda self: taken.append(1) or len(taken) == 3)
+    inputs = Inputs(manifest, language["labels"], tuple(language["embeddings"]))
+    assert not loop.train(parse(TrainOptions, options | {"checkpoints": 0}), inputs, tmp_path / "x", None, ONE)
+    assert [path.name for path in checkpoint.find(tmp_path / "x" / "checkpoints")] == ["000000003.pt"]
+    assert same(whole, run(tmp_path / "x", options))
+
+
+def test_two_trainings_do_not_write_into_one_folder(tmp_path):
+    with alone_in(tmp_path), pytest.raises(LanitError, match="another training is at work"):
+        with alone_in(tmp_path, patience=0.3):
+            pass
+    with alone_in(tmp_path, patience=0):
+        pass
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run_at_once_and_names_itself(run, tmp_path, monkeypatch, value):
+    steps = []
+
+    def poisoned(method, parts, *arguments):
+        steps.append(parts[0].step)
+        return {"fine": torch.tensor(1.0), "iic": torch.tensor(value if parts[0].step == 3 else 0.5)}
+
+    monkeypatch.setattr(loop, "take_step", poisoned)
+    with pytest.raises(LanitError, match="after step 4 the loss iic of the run in .* is (nan|inf)"):
+        run(tmp_path, log_every=50)
+    assert steps == [0, 1, 2, 3]  # not one more
+    state = checkpoint.load(checkpoint.find(tmp_path / "checkpoints")[-1], torch.device("cpu"))
+    assert state["step"] == 3 and not (tmp_path / "model.safetensors").exists()
+
+
+def test_no_checkpoint_is_written_of_weights_that_are_not_finite(run, tmp_path, monkeypatch):
+    take = loop.take_step
+
+    def broken(method, parts, *arguments):
+        losses = take(method, parts, *arguments)
+        if parts[0].step == 3:
+            next(method.networks["generator"].parameters()).data.fill_(float("nan"))
+        return losses
+
+    monkeypatch.setattr(loop, "take_step", broken)
+    with pytest.raises(LanitError, match="after step 4 the norm of generator's weights of the run in .* is nan"):
+        run(tmp_path)
+    assert checkpoint.find(tmp_path / "checkpoints")[-1].name == "000000003.pt"
+
+
+def test_a_meter_waits_for_nothing_and_averages_over_steps():
+    meter = Meter()
+    meter.add({"a": torch.tensor(1.0), "b": torch.tensor(2.0)})
+    meter.add({"a": torch.tensor(3.0)})
+    assert meter.wrong() is None and meter.fetch() == {"a": 2.0, "b": 2.0}
+    meter.add({"a": torch.tensor(float("inf"))})
+    assert meter.wrong() == ("the loss a", float("inf")) and meter.wrong() is None
+
+
+def test_what_a_batch_holds_does_not_depend_on_how_it_is_split(manifest):
+    options = parse(TrainOptions, OPTIONS)
+    (whole,) = Feed(options, manifest, ONE).parts(3)
+    halves = [Feed(options, manifest, World(rank, 2, torch.device("cpu"))).parts(3) for rank in range(2)]
+    quarters = [Feed(parse(TrainOptions, OPTIONS | {"accumulate": 2}), manifest, World(rank, 2, torch.device("cpu"))).parts(3)
+                for rank in range(2)]  # fmt: skip
+    for split in (halves, quarters):
+        parts = [part for process in split for part in process]
+        assert torch.equal(whole.source, torch.cat([part.source for part in parts]))
+        assert torch.equal(whole.reference, torch.cat([part.reference for part in parts]))
+        assert sum(part.share for part in parts) == 1
+    # What the images are flipped by goes on to the latents and flips of the step.
+    torch.testing.assert_close(whole.draws.normal(5), torch.cat([half.draws.normal(5) for (half,) in halves]))
     assert not torch.equal(whole.source, whole.reference)
+    assert isinstance(whole.draws, Draws) and whole.source.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_images_without_an_active_domain_are_never_drawn(manifest, monkeypatch):
-    from types import SimpleNamespace
-
-    import lanit.language.labels as labels
-
+def test_images_without_an_active_domain_are_never_drawn(manifest):
     found = np.zeros((32, 2), bool)
-    found[[3, 7, 20, 21], [0, 1, 0, 1]] = True
-    monkeypatch.setattr(labels, "read_labels", lambda folder, split: SimpleNamespace(labels=found))
-    feed = loop.Feed(parse(TrainOptions, OPTIONS), manifest, Path("labels"), ONE)
+    found[[3, 7, 9, 11, 13, 20, 21, 30], [0, 1, 0, 1, 0, 1, 0, 1]] = True
+    feed = Feed(parse(TrainOptions, OPTIONS), manifest, ONE)
+    feed.label(found)
+    assert feed.share_without == 0.75
     for step in range(4):
-        batch = feed._batch(step)
-        assert batch.source_labels.any(1).all() and batch.reference_labels.any(1).all()
-    found[:] = False
-    with pytest.raises(LanitError, match="only 0 of 32 images have an active domain .* look at the prompts"):
-        loop.Feed(parse(TrainOptions, OPTIONS), manifest, Path("labels"), ONE)
+        (part,) = feed.parts(step)
+        assert part.source_labels.any(1).all() and part.reference_labels.any(1).all()
+        assert part.pairs == part.reference_labels.sum()
+    found[3] = False
+    with pytest.raises(LanitError, match="only 7 of 32 images have an active domain, .* look at the fixed threshold"):
+        feed.label(found, "look at the fixed threshold")
+
+
+def test_a_batch_is_drawn_once_even_where_few_images_have_a_label(manifest):
+    """The released code draws until every image has a label: at 8 in 32 that is 4⁸ times."""
+    found = np.zeros((32, 2), bool)
+    found[:8, 0] = True
+    feed = Feed(parse(TrainOptions, OPTIONS), manifest, ONE)
+    feed.label(found)
+    reads, read = [], feed.store.read
+    feed.store.read = lambda rows: reads.append(len(rows)) or read(rows)
+    feed.parts(0)
+    assert reads == [8, 8]
 
 
 def test_an_average_moves_by_its_decay_and_copies_buffers():
@@ -186,10 +305,13 @@ def test_an_average_moves_by_its_decay_and_copies_buffers():
 
 @pytest.mark.parametrize("changes, message", [
     ({"imagse": 3}, "unknown key 'imagse'; did you mean 'images'"),
-    ({"batch": 0}, "train.batch"),
+    ({"batch": 0}, "train.batch must be at least 1, not 0"),
     ({"method": "lanit"}, "trains on pseudo labels; give their folder with --labels"),
     ({"device": "cuda"}, "torch sees no GPU here"),
     ({"settings": {"network": {"bsae": 4}}}, r"train.tunit.network has an unknown key 'bsae'"),
+    ({"accumulate": 2}, "tunit learns from whole batches: train.accumulate must be 1"),
+    ({"accumulate": 3}, "train.batch 8 does not divide among 1 processes of 3 parts each; use a multiple of 3"),
+    ({"precision": "fp16"}, "train.precision must be one of fp32, bf16, not 'fp16'"),
 ])
 def test_a_mistake_is_one_sentence_and_exit_2(manifest, tmp_path, capsys, changes, message):
     if changes.get("device") == "cuda" and torch.cuda.is_available():
@@ -199,6 +321,37 @@ def test_a_mistake_is_one_sentence_and_exit_2(manifest, tmp_path, capsys, change
     assert message in capsys.readouterr().err
 
 
+def test_prompts_that_learn_ask_for_the_embeddings_of_all_images(manifest, language, tmp_path):
+    options = parse(TrainOptions, learned(language))
+    with pytest.raises(LanitError, match="give their files with --embeddings"):
+        loop.train(options, Inputs(manifest, language["labels"]), tmp_path, None, ONE)
+    with pytest.raises(LanitError, match="16 of 32 labelled images have no embedding"):
+        loop.train(options, Inputs(manifest, language["labels"], (language["embeddings"][0],)), tmp_path, None, ONE)
+
+
 def test_a_batch_that_does_not_divide_among_processes_is_an_error(manifest, tmp_path):
-    with pytest.raises(LanitError, match="does not divide among 3 processes"):
-        loop.train(parse(TrainOptions, OPTIONS), manifest, None, tmp_path, None, World(0, 3, torch.device("cpu")))
+    with pytest.raises(LanitError, match="does not divide among 3 processes; use a multiple of 3"):
+        loop.Training(parse(TrainOptions, OPTIONS), Inputs(manifest), tmp_path, World(0, 3, torch.device("cpu")))
+
+
+def test_time_left_is_told_in_units_of_people():
+    assert [_duration(seconds) for seconds in (5.4, 125, 7 * 3600 + 61)] == ["5 s", "2 min 05 s", "7 h 01 min"]
+
+
+def test_networks_made_faster_by_the_compiler_train_the_same(run, language, tmp_path, monkeypatch):
+    compiled, real = [], torch.compile
+    # The compiler's own capture and differentiation, without the C++ that a machine may lack.
+    monkeypatch.setattr(torch, "compile", lambda part, **_: compiled.append(part) or real(part, backend="aot_eager"))
+    plain = run(tmp_path / "plain", learned(language))
+    fast = run(tmp_path / "fast", learned(language), compile=True)
+    assert len(compiled) >= 3
+    for name, value in plain.items():
+        assert (value - fast[name]).abs().mean() < 2e-3, name
+
+
+def test_precision_is_told_to_the_step(run, tmp_path, monkeypatch):
+    seen, take = [], loop.take_step
+    monkeypatch.setattr(loop, "take_step", lambda method, parts, precision, norms: seen.append(precision) or take(method, parts, precision, norms))
+    run(tmp_path, precision="bf16", images=8)
+    assert seen == ["bf16"]
+    assert time.monotonic() and isinstance(Tunit.splits, bool)

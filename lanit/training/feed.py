@@ -1,0 +1,96 @@
+"""The batches of one process: a function of (seed, step), of labels, and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lanit.config import LanitError
+from lanit.data.augment import augment
+from lanit.data.batches import ImageStore, prefetch, sample_indices
+from lanit.data.draws import Draws
+from lanit.methods.protocol import Batch
+from lanit.training.distributed import World
+from lanit.training.options import TrainOptions
+
+
+class Feed:
+    """Reads, augments and labels what a process sees at a step, ahead of its use.
+
+    Images without an active domain are known beforehand, and never drawn: no batch is drawn twice.
+    """
+
+    def __init__(self, options: TrainOptions, manifest: Path, world: World):
+        self.options, self.world = options, world
+        self.store = ImageStore(manifest, "train")
+        self.labels: Tensor | None = None  # (M, N), for all images of the split
+        self.pool = np.arange(len(self.store))  # rows that are drawn from
+
+    @property
+    def share_without(self) -> float:
+        """Share of the images that no domain is active for."""
+        return 1 - len(self.pool) / len(self.store)
+
+    def label(self, labels: NDArray[np.bool_], advice: str = "") -> None:
+        """Give the images labels (M, N), and draw from now on from those that have one.
+
+        Raises:
+            LanitError: there are not enough of them for one batch; the message ends with `advice`.
+        """
+        pool = np.flatnonzero(labels.any(1))
+        if len(pool) < self.options.batch:
+            raise LanitError(
+                f"only {len(pool)} of {len(labels)} images have an active domain, less than one batch of "
+                f"{self.options.batch}; {advice or 'look at the prompts and at the threshold of the labeller'}"
+            )
+        self.pool, self.labels = pool, torch.from_numpy(labels.astype(np.float32))
+
+    def batches(self, first: int, last: int) -> Iterator[list[Batch]]:
+        """This process's parts of the batches of steps `first` to `last` − 1, loaded ahead of their use."""
+        return prefetch(self.parts, range(first, last))
+
+    def parts(self, step: int) -> list[Batch]:
+        """This process's parts of the batch of one step."""
+        options, world = self.options, self.world
+        drawn = {
+            role: self.pool[sample_indices(len(self.pool), options.seed, step, 0, options.batch, role)]
+            for role in ("source", "reference")
+        }
+        pairs = None if self.labels is None else self._put(self.labels[drawn["reference"]].sum())
+        count = options.batch // (world.size * options.accumulate)
+        begin = world.rank * options.accumulate * count
+        return [self._part(drawn, start, count, pairs, step) for start in range(begin, begin + options.accumulate * count, count)]
+
+    def samples(self, count: int = 6) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Fixed sources and references, evenly spaced in the pool, and the references' labels."""
+        rows = self.pool[np.linspace(0, len(self.pool) - 1, 2 * count).astype(int)]
+        images = self._images(rows)
+        labels = None if self.labels is None else self._put(self.labels[rows[count:]])
+        return images[:count], images[count:], labels
+
+    def _part(self, drawn: dict[str, NDArray[np.int64]], start: int, count: int, pairs: Tensor | None, step: int) -> Batch:
+        options = self.options
+        rows = [drawn[role][start : start + count] for role in ("source", "reference")]
+        draws = Draws(options.seed, step, start, count, options.batch, self.world.device)
+        images = [
+            augment(self._images(chosen), draws, crop=options.augment.crop, flip=options.augment.flip).contiguous(
+                memory_format=torch.channels_last
+            )
+            for chosen in rows
+        ]
+        labels = [None if self.labels is None else self._put(self.labels[chosen]) for chosen in rows]
+        progress = min(1.0, step * options.batch / options.images)
+        return Batch(*images, *labels, pairs, count / options.batch, draws, step, progress)
+
+    def _images(self, rows: NDArray[np.int64]) -> Tensor:
+        return self._put(self.store.read(rows)).float() / 127.5 - 1
+
+    def _put(self, values: Tensor) -> Tensor:
+        if self.world.device.type == "cuda":  # from pinned memory the copy waits for nothing
+            values = values.pin_memory()
+        return values.to(self.world.device, non_blocking=True)

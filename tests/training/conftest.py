@@ -1,0 +1,98 @@
+"""A small dataset of drawn faces with a tiny CLIP, its embeddings and its labels, made by the stages' own commands."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lanit.cli import main
+from lanit.data.batches import ImageStore
+from lanit.language.clip import find_model
+
+ROOT = Path(__file__).parents[2]
+TEMPLATES = ["a face with {}."]
+DOMAINS = ["hat", "glasses", "beard"]
+CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="session")
+def manifest(tmp_path_factory):
+    """Forty drawn faces of 16 pixels, sharded."""
+    folder = tmp_path_factory.mktemp("faces")
+    splits = {"train": {"images": 32, "seed": 1}, "test": {"images": 8, "seed": 2}}
+    options = json.dumps({"name": "faces", "size": 16, "max_damaged": 0.0, "shards": {"train": 2, "test": 1},
+                          "source": {"kind": "faces", "splits": splits}})
+    shards = folder / "shards"
+    assert main(["shard", "plan", "--options", options, "--output", f"{shards}/plan.parquet"]) == 0
+    indices = []
+    for split, shard in (("train", 0), ("train", 1), ("test", 0)):
+        indices.append(f"{shards}/{split}-{shard}.parquet")
+        assert main(["shard", "write", "--plan", f"{shards}/plan.parquet", "--options", options, "--split", split, "--shard",
+                     str(shard), "--output", f"{shards}/{split}-{shard}.tar", "--index", indices[-1]]) == 0
+    assert main(["shard", "index", "--plan", f"{shards}/plan.parquet", "--indices", *indices, "--manifest",
+                 f"{folder}/manifest.parquet", "--quarantine", f"{folder}/quarantine.csv", "--card",
+                 f"{folder}/dataset.json"]) == 0
+    return folder / "manifest.parquet"
+
+
+@pytest.fixture(scope="session")
+def language(manifest):
+    """Options, labels folder and embeddings of a CLIP with random weights: what LANIT trains on."""
+    folder = manifest.parent
+    config, weights = folder / "clip-trainer.json", folder / "clip-trainer.safetensors"
+    config.write_text(json.dumps(CLIP))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        towers = open_clip.create_model(find_model(str(config))).eval()
+        # All images look alike to random weights: about their mean they do not.
+        images = torch.nn.functional.interpolate(ImageStore(manifest, "train").read(range(32)) / 127.5 - 1, 32)
+        with torch.no_grad():
+            towers.visual.attnpool.c_proj.bias -= towers.encode_image(images).mean(0)
+        save_file(towers.state_dict(), weights)
+    clip = {"model": str(config), "pretrained": str(weights)}
+    texts, embeddings = folder / "texts.safetensors", [folder / f"{name}.safetensors" for name in ("train-0", "train-1", "test-0")]
+    options = json.dumps({"clip": clip, "domains": DOMAINS, "templates": TEMPLATES})
+    assert main(["embed", "texts", "--options", options, "--output", str(texts)]) == 0
+    for path in embeddings:
+        shard = folder / "shards" / f"{path.stem}.tar"
+        options = json.dumps({"clip": clip})
+        assert main(["embed", "images", "--options", options, "--shard", str(shard), "--output", str(path)]) == 0
+    labeller = {"kind": "adaptive"}
+    options = json.dumps({"labeller": labeller, "domains": DOMAINS})
+    assert main(["label", "--options", options, "--texts", str(texts), "--embeddings", *map(str, embeddings),
+                 "--manifest", str(manifest), "--output", str(folder / "labels")]) == 0
+    return {
+        "options": {"clip": clip, "templates": TEMPLATES, "labeller": labeller},
+        "labels": folder / "labels",
+        "embeddings": embeddings[:2],
+    }
+
+
+@pytest.fixture(scope="session")
+def launch(manifest, language):
+    """Start a training as a user does, through the launcher, on some processes; returns the process."""
+
+    def start(options: dict, output: Path, processes: int = 1, **environment: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "lanit.training.launch", "--standalone", f"--nproc-per-node={processes}",
+                   "-m", "lanit", "train", "--options", json.dumps(options), "--manifest", str(manifest),
+                   "--output", str(output)]
+        if options["method"] == "lanit":
+            command += ["--labels", str(language["labels"]), "--embeddings", *map(str, language["embeddings"])]
+        return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment)
+
+    return start
+
+
+def model(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")

@@ -1,0 +1,117 @@
+"""Trainings as a user starts them: processes of their own, killed, told to stop, and started again."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import model
+from test_train import OPTIONS, learned
+
+STEPS = {"images": 96, "log_every": 1, "checkpoints": 12, "samples": 0}  # twelve steps of 8, each told and saved
+
+
+def finish(process: subprocess.Popen, status: int = 0) -> str:
+    told = process.communicate(timeout=300)[0]
+    assert process.returncode == status, told
+    return told
+
+
+def wait_for(process: subprocess.Popen, images: int) -> None:
+    """Read what a training tells until it has seen so many images."""
+    for line in process.stdout:
+        if line.split()[:1] == [str(images)]:
+            return
+    pytest.fail(f"the training ended before it had seen {images} images")
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "second" not in name and "memory" not in name} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def options(language):
+    """At rates so low that the signs of vanishing gradients, which rounding decides and Adam obeys, do not matter."""
+    options = learned(language, **STEPS)
+    rates = {f"{name}learning_rate": 1e-5 for name in ("", "discriminator_", "mapping_")}
+    return options | {"settings": options["settings"] | rates}
+
+
+@pytest.fixture(scope="module")
+def whole(launch, options, tmp_path_factory):
+    """Folders of undisturbed runs on one process and on two."""
+    folders = {count: tmp_path_factory.mktemp(f"whole{count}") for count in (1, 2)}
+    for count, folder in folders.items():
+        finish(launch(options, folder, count))
+    return folders
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killing_every_process_and_starting_again_gives_the_same_bits(launch, options, whole, tmp_path, processes):
+    process = launch(options, tmp_path, processes)
+    wait_for(process, 56)
+    for pid in (process.pid, *children(process)):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "model.safetensors").exists()
+    assert "continuing after step" in finish(launch(options, tmp_path, processes))
+    first, second = model(whole[processes]), model(tmp_path)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    assert losses(whole[processes]) == losses(tmp_path)
+
+
+def test_workers_whose_launcher_is_killed_save_and_leave(launch, options, whole, tmp_path):
+    process = launch(options, tmp_path, 2)
+    wait_for(process, 40)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert "continuing after step" in finish(launch(options, tmp_path, 2))  # it waits until they have left the folder
+    first, second = model(whole[2]), model(tmp_path)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_training_that_is_told_to_stop_saves_and_asks_to_be_started_again(launch, options, whole, tmp_path, number):
+    process = launch(options | {"checkpoints": 0}, tmp_path, 2)
+    wait_for(process, 40)
+    process.send_signal(number)
+    assert "start the same command again to go on" in finish(process, status=75)
+    assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == 1
+    assert "continuing after step" in finish(launch(options, tmp_path, 2))
+    first, second = model(whole[2]), model(tmp_path)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_processes_at_half_the_batch_take_the_same_steps_as_one(whole):
+    one, two = losses(whole[1]), losses(whole[2])
+    assert [line.keys() for line in one] == [line.keys() for line in two]
+    for step, (alone, together) in enumerate(zip(one, two)):
+        for name, value in alone.items():
+            assert together[name] == pytest.approx(value, rel=1e-2 if step else 2e-3, abs=1e-4), (step, name)
+    first, second = model(whole[1]), model(whole[2])
+    for name, value in first.items():
+        assert (value - second[name]).abs().mean() < 0.02 * 12e-5, name  # of how far Adam could have moved it
+
+
+def test_a_loss_that_is_not_finite_ends_all_processes(launch, options, tmp_path):
+    settings = options["settings"] | {"learning_rate": 1e30}
+    told = finish(launch(options | {"settings": settings}, tmp_path, 2), status=1)
+    assert "of the run in" in told and "lower the learning rate or a weight" in told
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_a_mistake_on_two_processes_is_told_and_ends_them(launch, tmp_path):
+    started = time.monotonic()
+    told = finish(launch(OPTIONS | {"batch": 9}, tmp_path, 2), status=1)
+    assert "train.batch 9 does not divide among 2 processes" in told
+    assert time.monotonic() - started < 120
