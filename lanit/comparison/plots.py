@@ -200,7 +200,8 @@ def _draw(panels: Sequence[Panel], subtitle: str, top: float | None = None) -> b
             dataclasses.replace(panel, curves=[curve for curve in panel.curves if n in curve.values]) for panel in panels
         ]
     with _styled():
-        height = 1.3 + 0.3 * max(len(panel.curves) for panel in panels) if in_rows else 3.7
+        rows = max(sum(bool(curve.marker) for curve in panel.curves) for panel in panels)
+        height = 1.3 + 0.3 * rows if in_rows else 3.7
         size = (6.0 if len(panels) == 1 else 9.6, height)
         figure, grid = subplots(1, len(panels), figsize=size, squeeze=False, sharey=in_rows)
         for axes, panel in zip(grid[0], panels, strict=True):

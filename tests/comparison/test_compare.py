@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_sweep import pictures, score, write_quality, write_run, write_sweep
+from made_up_sweep import pictures, score, write_ablation, write_quality, write_run, write_sweep
 from PIL import Image
 
 from lanit.cli import main
@@ -86,6 +86,44 @@ def test_made_again_the_files_are_the_same(results):
     assert {path: path.read_bytes() for path in files} == before
 
 
+def test_variants_have_plots_pictures_and_a_place_in_the_report_of_their_own(tmp_path):
+    write_ablation(tmp_path, variants=("lanit", "lanit_learned", "lanit_no_dl"), seeds=(0, 1))
+    assert main(arguments(tmp_path)) == 0
+    plots = {path.name for path in (tmp_path / "plots").iterdir()}
+    variants = ("lanit", "lanit_learned", "lanit_no_dl")
+    assert plots >= {f"faces-{variant}-losses.png" for variant in variants}
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"faces-overview.png"} | {
+        f"faces-{variant}-n10-seed{seed}-{kind}.png"
+        for variant in variants for seed in (0, 1) for kind in ("references", "latents")
+    }  # fmt: skip
+    overview = Image.open(tmp_path / "pictures" / "faces-overview.png")
+    one = Image.open(tmp_path / "pictures" / "faces-lanit-n10-seed0-references.png")
+    assert overview.height > 2 * one.height  # three blocks, two a row
+    html = (tmp_path / "report.html").read_text()
+    assert "LANIT: no dl, N = 10, seed 1" in html and "Variants on faces at N = 10" in html
+    assert "mFID at N = 10" in html and "Comparison by number of candidate domains" not in html
+    assert (tmp_path / "tables/comparison.md").read_text().startswith("## Variants on faces at N = 10")
+
+
+def test_the_report_tells_what_prompts_have_learned(tmp_path):
+    write_ablation(tmp_path, variants=("lanit", "lanit_learned"), seeds=(0,))
+    assert main(arguments(tmp_path)) == 0
+    html = (tmp_path / "report.html").read_text()
+    told = html[html.index("<h3>Learned prompts</h3>") : html.index("<h3>Training</h3>")]
+    assert told.count("<summary>") == 1 and "<summary>LANIT: learned, N = 10, seed 0</summary>" in told
+    text = " ".join(re.sub(r"<[^>]*>", " ", told).split())
+    assert "a photo of {}. a 12.5% photo (0.95), &lt;b&gt; (0.40), ë (0.20) photo 12.5%" in text
+    assert "hat 25.0% 30.0% 7.0%" in text and "no domain 4.0% 2.0%" in text and "1.23% changed" in text
+
+
+def test_prompts_that_cannot_be_read_are_named(tmp_path, capsys):
+    write_ablation(tmp_path, variants=("lanit", "lanit_learned"), seeds=(0,))
+    (path,) = tmp_path.glob("*/*/*/prompts.json")
+    path.write_text(json.dumps({"templates": []}))
+    assert main(arguments(tmp_path)) == 2
+    assert f"{path} is malformed" in capsys.readouterr().err
+
+
 def test_table_1_is_at_ten_domains_or_the_largest(tmp_path):
     for n in (4, 7):
         write_run(tmp_path, score(domains=n))
@@ -116,10 +154,13 @@ def test_results_reach_mlflow(tmp_path):
     from lanit.tracking.store import find_runs, open_client
 
     write_run(tmp_path, score(mfid=12.5), pictures())
+    write_run(tmp_path, score(variant="lanit_b"))
     store = make_store(TrackOptions(f"sqlite:///{tmp_path}/mlflow.db", "demo", ["faces"]), tmp_path / "store.json")
     assert main([*arguments(tmp_path), "--track", str(tmp_path / "store.json")]) == 0
     client = open_client(store.uri)
-    (child,) = find_runs(client, store.experiments["faces"], {"mlflow.parentRunId": store.parents["faces"]})
+    found = find_runs(client, store.experiments["faces"], {"mlflow.parentRunId": store.parents["faces"]})
+    child, _ = sorted(found, key=lambda run: run.info.run_name)
+    assert {run.info.run_name for run in found} == {"lanit-n10-seed0", "lanit_b-n10-seed0"}
     assert child.data.metrics["mfid"] == 12.5 and child.data.metrics["fid/hat"] == 12.5
     assert [a.path for a in client.list_artifacts(child.info.run_id, "pictures")] == [
         "pictures/faces-lanit-n10-seed0-latents.png", "pictures/faces-lanit-n10-seed0-references.png",
@@ -153,6 +194,21 @@ def test_plots_show_one_colour_a_method_and_the_papers_curves(tmp_path):
         counts[key] = {name: (pixels == code).sum() for name, code in colours.items()}
     assert counts["alone"]["lanit"] > 500 and counts["alone"]["tunit"] > 500 and counts["alone"]["stargan2"] == 0
     assert counts["paper"]["stargan2"] > 20  # its name at least
+
+
+def test_at_one_n_a_plot_has_a_row_for_each_of_several(tmp_path):
+    """And a line over N for each where there are several N."""
+    runs = [score(variant=variant, domains=n) for variant in ("lanit", "a", "b", "c", "d") for n in (4, 10)]
+    group = read_scores([write_run(tmp_path, run) / "scores.json" for run in runs])
+    at_ten = [score for score in group if score.domains == 10]
+
+    def height(png: bytes) -> int:
+        return Image.open(io.BytesIO(png)).height
+
+    rows = [height(plot_mfid(at_ten[:count], [])) for count in (2, 3, 5)]
+    assert rows[2] - rows[1] == 2 * (rows[1] - rows[0]) > 0
+    assert height(plot_mfid(at_ten[:1], [])) == height(plot_mfid(group, [])) > rows[2]
+    assert height(plot_hit_rate(at_ten[:5])) == rows[2]  # the untranslated sources are a line across
 
 
 def test_plots_that_nothing_is_known_for_are_left_out(tmp_path):

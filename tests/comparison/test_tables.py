@@ -10,12 +10,21 @@ import pytest
 from made_up_sweep import score, write_quality, write_run
 
 from lanit.comparison.render import Column, Part, Table, escape_latex, text, to_latex, to_markdown
-from lanit.comparison.scores import read_published, read_qualities, read_scores
-from lanit.comparison.tables import comparison_csv, comparison_tables, labels_csv, labels_summary, table1, table2
+from lanit.comparison.scores import read_published, read_qualities, read_scores, variant_name
+from lanit.comparison.tables import (
+    comparison_csv,
+    comparison_tables,
+    labels_csv,
+    labels_summary,
+    labels_table,
+    table1,
+    table2,
+    variant_tables,
+)
 from lanit.config import LanitError
 
 REQUIRED = (
-    "dataset method domains seed protocol features mfid mkid density coverage hit_rate hit_rate_candidates "
+    "dataset method variant domains seed protocol features mfid mkid density coverage hit_rate hit_rate_candidates "
     "source_rate_candidates kept_rate images_seen train_seconds n_real n_fake code config"
 ).split()
 
@@ -102,6 +111,49 @@ def test_table_2_has_a_row_for_each_n_and_method(tmp_path):
     assert table.rules == {2, 4, 6, 8}
 
 
+def test_a_variant_stands_below_its_method_and_no_published_number_beside_it(tmp_path):
+    scores = read(
+        tmp_path,
+        score("celeba_hq", mfid=30.0),
+        score("celeba_hq", variant="lanit_no_dl", mfid=29.0),
+        score("celeba_hq", variant="calm", mfid=35.0),
+        score("celeba_hq", "tunit", mfid=60.0),
+    )
+    (first,), (second,) = table1(scores, read_published(), 10), table2(scores, read_published())
+    rows = cells(first)
+    assert [name for name, _ in rows][-4:] == ["Kim et al.", "LANIT", "LANIT: calm", "LANIT: no dl"]
+    paper = {name: row["CelebA-HQ (paper)/mFID ↓"] for (name, _), row in rows.items()}
+    assert paper["LANIT"] == "27.96" and paper["LANIT: calm"] == paper["LANIT: no dl"] == "–"
+    assert rows["LANIT: no dl", "text"]["CelebA-HQ/mFID ↓"] == "29.00"
+    assert first.rows[-1][2][0].bold and not first.rows[-3][2][0].bold  # the best is sought among all of them
+    assert [name for n, name in cells(second) if n == "10"] == ["TUNIT", "LANIT", "LANIT: calm", "LANIT: no dl"]
+    csv_rows = list(csv.DictReader(io.StringIO(comparison_csv(scores))))
+    assert [(row["method"], row["variant"]) for row in csv_rows] == [
+        ("tunit", "tunit"), ("lanit", "lanit"), ("lanit", "calm"), ("lanit", "lanit_no_dl"),
+    ]  # fmt: skip
+    assert variant_name("stargan2", "stargan2_weak_r1") == "StarGAN v2: weak r1"
+
+
+def test_variants_are_compared_by_all_metrics_at_one_n(tmp_path):
+    runs = [score("faces", variant=v, seed=s, mfid=m + s) for v, m in (("lanit", 20), ("lanit_b", 30)) for s in (0, 2)]
+    scores = read(tmp_path, *runs, score("faces", domains=4), score("pets"), score("pets", "tunit"))
+    (table,) = variant_tables(scores, 10)  # pets have methods alone
+    assert table.title == "Variants on faces at N = 10"
+    plain = [["".join(part.text for part in cell) for cell in row] for row in table.rows]
+    assert [row[:2] for row in plain] == [["LANIT", "21.00 ± 1.41"], ["LANIT: b", "31.00 ± 1.41"]]
+    assert plain[0][-3:] == ["50.0 ± 0.0", "60.0 ± 0.0", "90.0 ± 0.0"]
+    assert table.rows[0][1][0].bold and not table.rows[1][1][0].bold
+    assert variant_tables(scores, 4) == []
+
+
+def test_an_equal_budget_is_told_once_and_others_by_name(tmp_path):
+    runs = [score(variant=variant, images_seen=100) for variant in ("lanit", "lanit_a")]
+    (table,) = table1(read(tmp_path / "equal", *runs), [], 10)
+    assert table.notes[0].endswith("images seen in training: 100.")
+    (table,) = table1(read(tmp_path / "other", *runs, score("faces", "tunit", images_seen=1600)), [], 10)
+    assert table.notes[0].endswith("images seen in training: 100 (LANIT, LANIT: a); 1,600 (TUNIT).")
+
+
 def test_several_seeds_become_mean_and_deviation(tmp_path):
     scores = read(tmp_path, *(score(seed=seed, mfid=mfid) for seed, mfid in enumerate((20.0, 21.0, 25.0))))
     (table,) = table1(scores, read_published(), 10)
@@ -139,6 +191,26 @@ def test_label_quality_is_told_per_labeller_and_n(tmp_path):
     table = labels_summary(qualities)
     assert cells(table)["faces", "test", "adaptive"] == {"Macro F1 ↑/N = 4": "0.950", "Macro F1 ↑/N = 10": "0.950"}
     assert cells(table)["faces", "test", "fixed 0.25"]["Macro F1 ↑/N = 4"] == "–"
+
+
+def test_labels_of_learned_prompts_stand_beside_those_of_the_label_stage(tmp_path):
+    runs = [write_run(tmp_path, score(variant=v, seed=s)) for v in ("lanit", "lanit_b") for s in (0, 1)]
+    paths = [write_quality(tmp_path, "faces", "adaptive", 10, f1, run) for f1, run in zip((0.9, 0.8, 0.7, 0.7), runs)]
+    qualities = read_qualities([*paths, write_quality(tmp_path, "faces", "adaptive", 10, 0.6)])
+    assert {row.dataset for row in qualities} == {"faces"}
+    rows = cells(labels_summary(qualities))
+    assert {labeller: row["Macro F1 ↑/N = 10"] for (_, _, labeller), row in rows.items()} == {
+        "adaptive": "0.600",
+        "adaptive, learned (LANIT)": "0.850 ± 0.071",
+        "adaptive, learned (LANIT: b)": "0.700 ± 0.000",
+    }
+    named = [row[2][0].text for row in labels_table(qualities).rows if row[1][0].text == "test"]
+    assert named == [
+        "adaptive",
+        *(f"adaptive, learned ({name}), seed {seed}" for name in ("LANIT", "LANIT: b") for seed in (0, 1)),
+    ]
+    told = [(row["variant"], row["seed"]) for row in csv.DictReader(io.StringIO(labels_csv(qualities)))]
+    assert told[:5] == [("", ""), ("lanit", "0"), ("lanit", "1"), ("lanit_b", "0"), ("lanit_b", "1")]
 
 
 NASTY = r"50% of $x_1$ & {a} #2 ~ \^ <b>"

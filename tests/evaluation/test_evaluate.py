@@ -85,6 +85,7 @@ def test_a_method_that_does_nothing_hits_as_often_as_its_sources(make_run, trans
     run = make_run(Identity())
     assert translate(run) == 0
     idle = evaluate(run)
+    assert idle["variant"] == idle["method"]  # no other name is in run.json
     for row in idle["per_class"].values():
         assert row["hit_rate"] == pytest.approx(row["source_rate"], abs=1e-6)
     run = make_run(Perfect())
@@ -96,9 +97,10 @@ def test_a_method_that_does_nothing_hits_as_often_as_its_sources(make_run, trans
 
 def test_scores_are_stored_with_all_that_they_depend_on(make_run, translate, evaluate, manifest, real):
     run = make_run(Perfect(), ["hat", "beard", "green skin"])
+    record = json.loads((run / "run.json").read_text()) | {"variant": "perfect_calm"}
+    (run / "run.json").write_text(json.dumps(record))
     assert translate(run) == 0
     scores = evaluate(run, json.dumps({"protocol": {"pairs": 12}}))
-    record = json.loads((run / "run.json").read_text())
     assert all(scores[key] == record[key] for key in record if key != "domains") and scores["domains"] == 3
     assert scores["protocol"] | {"description": ""} == {
         "name": "reference", "pairs": 12, "k": 5, "seed": 0, "classes": CLASSES, "description": "",

@@ -37,7 +37,7 @@ rule train:
     shell:
         "processes=$(( {resources.gpu} > 0 ? {resources.gpu} : {resources.processes} )); "
         "export OMP_NUM_THREADS=$(( {threads} > processes ? {threads} / processes : 1 )); "
-        "exec > >(trap '' INT TERM USR1; tee {log:q} "
+        "exec > >(trap '' INT TERM; tee {log:q} "
         "| awk '{{ print \"[{wildcards.variant} n{wildcards.n} seed{wildcards.seed}]\", $0; fflush() }}') 2>&1; "
         "exec python \"$PYTHONPATH/workflow/scripts/lease_gpus.py\" {resources.gpu} "
         "python -m lanit.training.launch --standalone --nproc-per-node=$processes "
