@@ -93,7 +93,7 @@ def flip_one(labels: Tensor, draws: Draws, slack: bool = False) -> tuple[Tensor,
     switch_off = can_switch_off & ((draw[:, :1] < 0.5) | ~can_switch_on)
     chosen = torch.where(active == switch_off, draw[:, 1:], -1.0).argmax(1)
     possible = (can_switch_off | can_switch_on).to(labels.dtype)
-    picked = F.one_hot(chosen, count).to(labels.dtype) * possible
+    picked = (torch.arange(count, device=labels.device) == chosen[:, None]).to(labels.dtype) * possible
     flipped = candidates + picked * (1 - 2 * candidates)
     if slack:
         flipped = torch.cat([flipped, (flipped.sum(1, keepdim=True) == 0).to(labels.dtype)], dim=1)

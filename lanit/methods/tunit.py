@@ -248,7 +248,8 @@ class _Step:
     def remember(self) -> None:
         """Bring queue, cluster styles and key encoder up to date."""
         self.networks["queue"].push(ranks.gather(self.keys))
-        self.networks["clusters"].update(self.reference_keys, self.reference_logits)
+        with torch.autocast(self.keys.device.type, enabled=False):  # sums of many steps
+            self.networks["clusters"].update(self.reference_keys, self.reference_logits)
         self.follow(list(self.networks["key_encoder"].parameters()), list(self.networks["guiding"].parameters()), None)
 
     def _share(self, loss: Tensor, terms: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

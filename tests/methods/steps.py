@@ -1,24 +1,28 @@
-"""Steps of a method as a training takes them, without a training."""
+"""Steps of a method as a training takes them, and without what one process cannot see."""
+
+from waiting import NothingWaits
 
 from lanit import ranks
+from lanit.training import step
 
 
 def take_step(method, *parts):
     """Take the updates of one step over the parts of this process; the terms, summed over parts and processes."""
-    report = {}
-    for update in method.updates(parts):
-        parameters = [parameter for name in update.networks for parameter in method.networks[name].parameters()]
-        for parameter in parameters:
-            parameter.grad = None
-        for i in range(len(parts)):
-            total, terms = update.loss(i)
-            total.backward(inputs=[*parameters, *update.leaves])
-            for name, term in terms.items():
-                report[name] = report.get(name, 0) + term
-        update.finish()
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad = ranks.total(parameter.grad)
+    return {name: ranks.total(term) for name, term in step.take_step(method, parts).items()}
+
+
+def take_step_without_waiting(method, *parts):
+    """Take the updates of one step, in which nothing makes the host wait for the device; optimisers apart."""
+    updates = method.updates(parts)
+    while True:
+        with NothingWaits():
+            update = next(updates, None)
+            if update is None:
+                return
+            parameters = [p for name in update.networks for p in method.networks[name].parameters()]
+            for i in range(len(parts)):
+                loss, _ = update.loss(i)
+                loss.backward(inputs=[*parameters, *update.leaves])
+            update.finish()
         for name in update.networks:
             method.optimisers()[name].step()
-    return {name: ranks.total(term) for name, term in report.items()}

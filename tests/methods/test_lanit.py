@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from steps import take_step_without_waiting
 
 from lanit.config import LanitError, parse
 from lanit.data.draws import Draws
@@ -312,6 +313,13 @@ def test_clip_sees_translations_alone_and_texts_are_made_once_a_step_and_in_the_
         assert [len(images) for images in seen] == [8 // parts] * parts  # ŷ and ŷ' of the part's images, in one call
         real = torch.cat([torch.cat([part.source, part.reference]) for part in b]).flatten(1)
         assert torch.cdist(torch.cat(seen).flatten(1), real).min() > 1
+
+
+@pytest.mark.parametrize("uncovered", ["left_out", "slack"])
+@pytest.mark.parametrize("progress, parts", [(0.1, 1), (0.9, 1), (0.9, 2)])
+def test_nothing_in_a_step_makes_the_host_wait_for_the_device(lanit, progress, parts, uncovered):
+    labels = torch.cat([LABELS, torch.zeros(4, 1)], 1) if uncovered == "slack" else LABELS
+    take_step_without_waiting(lanit(learned=True, uncovered=uncovered), *batch(progress, parts=parts, labels=labels))
 
 
 def test_the_flipped_style_is_made_from_the_translation_and_the_flipped_label(lanit, monkeypatch):

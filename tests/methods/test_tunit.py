@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
-from steps import take_step
+from steps import take_step, take_step_without_waiting
 from waiting import NothingWaits
 
 from lanit.config import LanitError, parse
@@ -235,18 +235,7 @@ def test_a_saved_and_loaded_method_goes_on_with_the_same_bits(progress):
 
 @pytest.mark.parametrize("progress", [0.0, 0.5])
 def test_nothing_in_a_step_makes_the_host_wait_for_the_device(progress):
-    method, batch = make(), make_batch(0, progress)
-    updates = method.updates([batch])
-    while True:
-        with NothingWaits():
-            update = next(updates, None)
-            if update is None:
-                break
-            parameters = [p for name in update.networks for p in method.networks[name].parameters()]
-            loss, _ = update.loss(0)
-            loss.backward(inputs=parameters)
-        for name in update.networks:
-            method.optimisers()[name].step()
+    take_step_without_waiting(make(), make_batch(0, progress))
 
 
 def test_what_waits_is_seen():

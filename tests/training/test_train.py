@@ -1,7 +1,6 @@
 """Training, whatever the method: fixed bits, continued after a kill, exact on any number of processes, stopped by NaN."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from conftest import DOMAINS, model
 from lanit.cli import main
 from lanit.config import LanitError, parse
 from lanit.data.draws import Draws
-from lanit.methods.tunit import Tunit
 from lanit.training import checkpoint, loop
 from lanit.training.averaging import average
 from lanit.training.distributed import World
@@ -116,7 +114,7 @@ def killed_after(steps, monkeypatch):
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 5])
 def test_a_run_that_was_killed_continues_to_the_same_bits(run, options, tmp_path, monkeypatch, steps):
-    """Labels of the learned prompts are made anew before steps 4 and 6, counted from 1 they are 5 and … of six."""
+    """Checkpoints after every step; the prompts learn from the fourth on, and labels are made anew before the fifth."""
     whole = run(tmp_path / "whole", options)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_after(steps, patch)
@@ -321,6 +319,20 @@ def test_a_mistake_is_one_sentence_and_exit_2(manifest, tmp_path, capsys, change
     assert message in capsys.readouterr().err
 
 
+def test_real_images_are_never_encoded_and_texts_once_a_step_in_the_second_phase(run, language, tmp_path, monkeypatch):
+    """Six steps of eight images: the prompts learn in the last three, and labels are made anew before the fifth."""
+    from lanit.language.clip import Clip
+    from lanit.language.learned import Prompts
+
+    encoded, texts, encode, forward = [], [], Clip.encode_image, Prompts.forward
+    monkeypatch.setattr(Clip, "encode_image", lambda self, images: encoded.append(images.detach()) or encode(self, images))
+    monkeypatch.setattr(Prompts, "forward", lambda self: texts.append(torch.is_grad_enabled()) or forward(self))
+    run(tmp_path, learned(language))
+    assert [len(images) for images in encoded] == [16] * 6  # ŷ and ŷ', once a step
+    assert not any((images * 127.5 + 127.5).frac().abs().max() < 1e-3 for images in encoded)  # no picture of whole numbers
+    assert texts.count(True) == 3 and texts.count(False) == 3  # where they start, new labels, and the run's own texts
+
+
 def test_prompts_that_learn_ask_for_the_embeddings_of_all_images(manifest, language, tmp_path):
     options = parse(TrainOptions, learned(language))
     with pytest.raises(LanitError, match="give their files with --embeddings"):
@@ -351,7 +363,6 @@ def test_networks_made_faster_by_the_compiler_train_the_same(run, language, tmp_
 
 def test_precision_is_told_to_the_step(run, tmp_path, monkeypatch):
     seen, take = [], loop.take_step
-    monkeypatch.setattr(loop, "take_step", lambda method, parts, precision, norms: seen.append(precision) or take(method, parts, precision, norms))
+    monkeypatch.setattr(loop, "take_step", lambda *given: seen.append(given[2]) or take(*given))
     run(tmp_path, precision="bf16", images=8)
     assert seen == ["bf16"]
-    assert time.monotonic() and isinstance(Tunit.splits, bool)
