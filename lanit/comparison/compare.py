@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quality", nargs="*", type=Path, default=[], help="quality.json of each labelling")
     parser.add_argument("--pictures", nargs="*", type=Path, default=[], help="pictures.npz of each run")
     parser.add_argument("--metrics", nargs="*", type=Path, default=[], help="metrics.jsonl of each run")
-    parser.add_argument("--prompts", nargs="*", type=Path, default=[], help="prompts.json of each run that learned them")
+    parser.add_argument("--prompts", nargs="*", type=Path, default=[], help="prompts.json of runs that learned them")
     parser.add_argument("--output", type=Path, required=True, help="folder for tables/, plots/, pictures/, report.html")
     parser.add_argument("--track", type=Path, help="store.json of `lanit track`: results go to MLflow too")
     parser.set_defaults(run=_run)

@@ -196,9 +196,8 @@ def _draw(panels: Sequence[Panel], subtitle: str, top: float | None = None) -> b
     in_rows = len(counts) == 1 and len({curve.label for curve in ours}) > 1
     if in_rows:
         (n,) = counts
-        panels = [
-            dataclasses.replace(panel, curves=[curve for curve in panel.curves if n in curve.values]) for panel in panels
-        ]
+        at_n = [[curve for curve in panel.curves if n in curve.values] for panel in panels]
+        panels = [dataclasses.replace(panel, curves=curves) for panel, curves in zip(panels, at_n, strict=True)]
     with _styled():
         rows = max(sum(bool(curve.marker) for curve in panel.curves) for panel in panels)
         height = 1.3 + 0.3 * rows if in_rows else 3.7

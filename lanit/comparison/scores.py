@@ -120,8 +120,8 @@ def read_scores(paths: Iterable[Path]) -> list[Score]:
 def read_qualities(paths: Iterable[Path]) -> list[Quality]:
     """Read `quality.json` files, one row a split, sorted by dataset, split (`test` first), labeller, N and seed.
 
-    Labels that a run's own prompts made lie in the run's folder, and `run.json` above them says whose they are; of others
-    the dataset is the file's `dataset`, or the folder above `labels`.
+    Labels that a run's own prompts made lie in the run's folder, and the `run.json` above them says whose they are; of
+    others the dataset is the file's `dataset`, or the folder above `labels`.
     """
     rows = [row for path in paths for row in _read_quality(Path(path))]
     return sorted(

@@ -139,7 +139,7 @@ def comparison_tables(scores: Sequence[Score]) -> list[Table]:
 
 
 def variant_tables(scores: Sequence[Score], domains: int) -> list[Table]:
-    """Variants of a method at one N, one table a (dataset, setting) that has some: means over seeds, one row a variant."""
+    """Variants at one N, one table a (dataset, setting) that has some: means over seeds, one row a variant."""
     tables = []
     groups = by_setting(score for score in scores if score.domains == domains)
     for (dataset, _), group in groups.items():

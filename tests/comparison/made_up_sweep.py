@@ -72,7 +72,7 @@ def write_run(root: Path, values: dict, arrays: dict | None = None, lines: list[
 def write_quality(
     root: Path, dataset: str, kind: str, domains: int, f1: float | None, run: Path | None = None
 ) -> Path:
-    """Lay one `quality.json` out as the label stage does, or as that of a run whose prompts learned; return its path."""
+    """Lay one `quality.json` out as the label stage does, or in a run whose prompts learned; return its path."""
     path = (run / "labels" if run else root / dataset / "labels" / f"{kind}-n{domains}") / "quality.json"
     path.parent.mkdir(parents=True)
     split = {"mean_labels": 2.5, "share_without": 0.04, "share_all": 0.0, "f1_macro": f1, "per_domain": {}}

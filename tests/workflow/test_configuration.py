@@ -35,16 +35,25 @@ MISTAKES = [
     ({"clip": {"faces": {"model": "clip.json"}}}, r"clip\.faces\.model names clip\.json, where no file is; put it there or give its place"),
     ({"train": {"lanit": {"batch": 0}}}, r"train\.lanit\.batch is wrong: 0 is less than the minimum of 1"),
     ({"train": {"lanit-top1": {"like": "lanit"}}}, r"train is wrong: 'lanit-top1' does not match .*"),
-    ({"train": {"mine": {"batch": 8}}}, r"train\.mine is not a method \(lanit, tunit\): name with `like` the key of `train` that it is like"),
-    ({"train": {"mine": {"like": "lanti"}}}, r"train\.mine\.like names 'lanti', which is not there; did you mean 'lanit'\?"),
+    ({"train": {"mine": {"batch": 8}}},
+     r"train\.mine is not a method \(lanit, tunit\): name with `like` the key of `train` that it is like"),
+    ({"train": {"mine": {"like": "lanti"}}},
+     r"train\.mine\.like names 'lanti', which is not there; did you mean 'lanit'\?"),
     ({"train": {"mine": {"like": "images"}}}, r"train\.mine\.like names 'images', which is not there; known are .*"),
-    ({"train": {"mine": {"like": "yours"}, "yours": {"like": "mine"}}}, r"train\.yours\.like goes round in a circle \(mine -> yours -> mine\); end it at a method"),
-    ({"train": {"mine": {"like": "mine"}}}, r"train\.mine\.like goes round in a circle \(mine -> mine\); end it at a method"),
-    ({"train": {"tunit": {"like": "lanit"}}}, r"train\.tunit\.like is of no use: tunit is a method itself; drop it, .*"),
-    ({"train": {"mine": {"like": "lanit", "labeler": "top1"}}}, r"train\.mine\.labeler is not a key here; did you mean 'labeller'\?"),
-    ({"train": {"mine": {"like": "lanit", "labeller": "top2"}}}, r"train\.mine\.labeller names 'top2', which is not there; did you mean 'top3'\?"),
-    ({"train": {"mine": {"like": "lanit", "prompts": "thawed"}}}, r"train\.mine\.prompts is wrong: 'thawed' is not one of \['frozen', 'learned'\]"),
-    ({"train": {"mine": {"like": "tunit", "prompts": "learned"}}}, r"train\.mine\.prompts is of no use to tunit, which trains without labels; drop it"),
+    ({"train": {"mine": {"like": "yours"}, "yours": {"like": "mine"}}},
+     r"train\.yours\.like goes round in a circle \(mine -> yours -> mine\); end it at a method"),
+    ({"train": {"mine": {"like": "mine"}}},
+     r"train\.mine\.like goes round in a circle \(mine -> mine\); end it at a method"),
+    ({"train": {"tunit": {"like": "lanit"}}},
+     r"train\.tunit\.like is of no use: tunit is a method itself; drop it, .*"),
+    ({"train": {"mine": {"like": "lanit", "labeler": "top1"}}},
+     r"train\.mine\.labeler is not a key here; did you mean 'labeller'\?"),
+    ({"train": {"mine": {"like": "lanit", "labeller": "top2"}}},
+     r"train\.mine\.labeller names 'top2', which is not there; did you mean 'top3'\?"),
+    ({"train": {"mine": {"like": "lanit", "prompts": "thawed"}}},
+     r"train\.mine\.prompts is wrong: 'thawed' is not one of \['frozen', 'learned'\]"),
+    ({"train": {"mine": {"like": "tunit", "prompts": "learned"}}},
+     r"train\.mine\.prompts is of no use to tunit, which trains without labels; drop it"),
     ({"uncovered": "drop"}, r"uncovered is wrong: 'drop' is not one of \['left_out', 'slack'\]"),
     ({"tracking": {"uri": "file:///tmp/x"}}, r"tracking\.uri is wrong: .*"),
 ]
@@ -122,7 +131,7 @@ def test_a_training_is_given_its_variants_options(snakemake):
         "methods": ["lanit", "bold", "tunit"],
         "domains": [4],
         "train": {"bold": {"like": "lanit", "labeller": "top3", "prompts": "learned", "uncovered": "slack",
-                           "images": 80, "accumulate": 2, "precision": "bfloat16"}},
+                           "images": 80, "accumulate": 2, "precision": "bf16"}},
     }  # fmt: skip
     commands = {c["options"]["variant"]: c for c in planned(snakemake, "lanit train", overlays=[overlay])}
     lanit, bold, tunit = (commands[name]["options"] for name in overlay["methods"])
@@ -163,7 +172,8 @@ def test_the_ablation_trains_each_variant_with_each_seed(snakemake):
     names = yaml.safe_load((CONFIGS / "ablation.yaml").read_text())["methods"]
     commands = planned(snakemake, "lanit train", overlays=[CONFIGS / "ablation.yaml"])
     options = [command["options"] for command in commands]
-    assert sorted((o["variant"], o["seed"]) for o in options) == sorted((name, seed) for name in names for seed in range(3))
+    wanted = [(name, seed) for name in names for seed in range(3)]
+    assert sorted((o["variant"], o["seed"]) for o in options) == sorted(wanted)
     first = {o["variant"]: o for o in options if o["seed"] == 0}
     same = ("method", "domains", "images", "batch", "augment")
     assert all(first[name][key] == first["lanit"][key] for name in names for key in same)
@@ -212,6 +222,13 @@ def test_the_readmes_example_of_own_images_builds_its_graph(snakemake, tmp_path)
     assert result.returncode == 0, result.stdout
     jobs = count_jobs(result.stdout)
     assert (jobs["plan_shards"], jobs["write_shard"], jobs["train"], jobs["score"]) == (1, 9, 2, 2)
+
+
+def test_the_readmes_example_of_variants_is_sound(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    example = re.search(r"```yaml\n(methods:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    made = variants(yaml.safe_load(example))
+    assert made["lanit_learned"]["prompts"] == "learned" and made["lanit_weak"]["settings"]["loss"]["dl"] == 0.01
 
 
 def test_the_papers_domains_are_lists_of_their_length():

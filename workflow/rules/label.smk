@@ -29,7 +29,7 @@ rule label:
         "--manifest {input.manifest:q} --output {params.folder:q} &> {log:q}"
 
 
-# The labels of a run whose prompts have learned, by these: what its references are translated with, and how good they are.
+# The labels of a run whose prompts have learned, by these: its references are translated with them.
 rule relabel:
     input:
         run=results("{dataset}/{variant}-n{n}/seed{seed}/run.json"),
@@ -51,7 +51,7 @@ rule relabel:
         "../../envs/lanit.yaml"
     priority: 20
     message:
-        "Label {wildcards.dataset} anew with the prompts of {wildcards.variant}, N = {wildcards.n}, seed {wildcards.seed}"
+        "Label {wildcards.dataset} by the prompts of {wildcards.variant}, N = {wildcards.n}, seed {wildcards.seed}"
     shell:
         "python -m lanit label --options {params.options:q} --texts {params.texts:q} --embeddings {input.embeddings:q} "
         "--manifest {input.manifest:q} --output {params.folder:q} &> {log:q}"

@@ -32,8 +32,8 @@ rule train:
         gpu=0,  # one process each
     message:
         "Train {wildcards.variant} on {wildcards.dataset}, N = {wildcards.n}, seed {wildcards.seed}"
-    # The shell becomes the launcher, so that this gets the signal of whoever stops the job, and its status is the job's;
-    # what copies its words to log and terminal goes on until it has said the last.
+    # The shell becomes the launcher, which thus gets the signal of whoever stops the job and whose status is the job's.
+    # What copies its words to log and terminal goes on until it has said the last.
     shell:
         "processes=$(( {resources.gpu} > 0 ? {resources.gpu} : {resources.processes} )); "
         "export OMP_NUM_THREADS=$(( {threads} > processes ? {threads} / processes : 1 )); "
