@@ -29,6 +29,7 @@ wildcard_constraints:
     clip="|".join(config["clip"]),
     features="|".join(config["features"]),
     labeller="|".join(config["labellers"]),
+    texts="texts(-.+)?",
     variant="|".join(VARIANTS),
     split="|".join((*SPLITS, "pretrain")),
     shard=r"\d+",
@@ -79,7 +80,19 @@ def get_embeddings(wildcards, splits=SPLITS):
 
 
 def get_texts(wildcards):
-    return f"{RESULTS}/{wildcards.dataset}/embeddings/{config['dataset'][wildcards.dataset]['clip']}/texts.safetensors"
+    """Texts that a labeller compares with: of the dataset's templates, or of its own."""
+    own = f"-{wildcards.labeller}" if "templates" in config["labellers"][wildcards.labeller] else ""
+    return f"{RESULTS}/{wildcards.dataset}/embeddings/{clip_of(wildcards)}/texts{own}.safetensors"
+
+
+def get_templates(wildcards, labeller):
+    """Templates of the prompts: the labeller's own (None is none), or the dataset's."""
+    return config["labellers"].get(labeller, {}).get("templates", config["dataset"][wildcards.dataset]["templates"])
+
+
+def get_rule_of(labeller):
+    """What makes labels of cosines."""
+    return {key: value for key, value in config["labellers"][labeller].items() if key != "templates"}
 
 
 def clip_of(wildcards):
@@ -156,7 +169,7 @@ def get_labels_argument(wildcards, input):
 
 def get_labelling(wildcards, labeller):
     """Options of the labels of one labeller."""
-    return {"labeller": config["labellers"][labeller], "domains": get_domains(wildcards)}
+    return {"labeller": get_rule_of(labeller), "domains": get_domains(wildcards)}
 
 
 def get_training(wildcards):
@@ -178,8 +191,8 @@ def get_language(wildcards):
     variant = VARIANTS[wildcards.variant]
     return {
         "clip": get_clip(wildcards),
-        "templates": config["dataset"][wildcards.dataset]["templates"],
-        "labeller": config["labellers"][variant["labeller"]],
+        "templates": get_templates(wildcards, variant["labeller"]),
+        "labeller": get_rule_of(variant["labeller"]),
         "prompts": variant["prompts"],
         "uncovered": variant["uncovered"],
     }

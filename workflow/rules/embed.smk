@@ -28,15 +28,15 @@ rule embed_texts:
     input:
         clip=get_clip_files,
     output:
-        results("{dataset}/embeddings/{clip}/texts.safetensors"),
+        results("{dataset}/embeddings/{clip}/{texts}.safetensors"),
     params:
         options=lambda wildcards: as_json(
             clip=get_clip(wildcards),
             domains=get_all_domains(wildcards),
-            templates=config["dataset"][wildcards.dataset]["templates"],
+            templates=get_templates(wildcards, wildcards.texts.removeprefix("texts").removeprefix("-")),
         ),
     log:
-        results("logs/embed_texts/{dataset}/{clip}.log"),
+        results("logs/embed_texts/{dataset}/{clip}-{texts}.log"),
     conda:
         "../../envs/lanit.yaml"
     priority: 80
