@@ -129,6 +129,7 @@ def test_a_training_is_given_its_variants_options(snakemake):
     """A method that trains on labels gets language; one whose prompts learn also gets what labels are made of."""
     overlay = {
         "methods": ["lanit", "bold", "tunit"],
+        "prompts": "frozen",
         "domains": [4],
         "train": {"bold": {"like": "lanit", "labeller": "top3", "prompts": "learned", "uncovered": "slack",
                            "images": 80, "accumulate": 2, "precision": "bf16"}},
@@ -155,7 +156,8 @@ def test_a_training_is_given_its_variants_options(snakemake):
 
 
 def test_what_prompts_have_learned_labels_the_images_anew(snakemake):
-    overlay = {"methods": ["lanit", "bold"], "domains": [4], "train": {"bold": {"like": "lanit", "prompts": "learned"}}}
+    bold = {"like": "lanit", "prompts": "learned"}
+    overlay = {"methods": ["lanit", "bold"], "prompts": "frozen", "domains": [4], "train": {"bold": bold}}
     commands = planned(snakemake, "lanit label", "lanit translate", "lanit compare", overlays=[overlay])
     run = "results/faces/bold-n4/seed0"
     (relabel,) = [c for c in commands if c["output"] == [f"{run}/labels"]]
@@ -166,6 +168,21 @@ def test_what_prompts_have_learned_labels_the_images_anew(snakemake):
     assert used == {run: [f"{run}/labels"], "results/faces/lanit-n4/seed0": ["results/faces/labels/adaptive-n4"]}
     (compare,) = [c for c in commands if "quality" in c]
     assert f"{run}/labels/quality.json" in compare["quality"] and compare["prompts"] == [f"{run}/prompts.json"]
+
+
+def test_a_labeller_may_have_templates_of_its_own(snakemake):
+    """They make its texts and are what a training's prompts start from; the images are embedded once."""
+    names = ["lanit train", "lanit embed", "lanit label"]
+    commands = planned(snakemake, *names, overlays=[CONFIGS / "prompts.yaml", {"seeds": [0]}])
+    texts = {c["output"][0].rsplit("/", 1)[1]: c["options"] for c in commands if {"templates", "domains"} <= set(c["options"])}
+    assert texts["texts.safetensors"]["templates"] == ["a face with {}."]
+    assert texts["texts-poor.safetensors"]["templates"] == ["no {}."]
+    labels = {c["output"][0].rsplit("/", 1)[1]: c for c in commands if "texts" in c and "run" not in c}
+    assert labels["poor-n10"]["texts"] == ["results-prompts/faces/embeddings/faces/texts-poor.safetensors"]
+    assert labels["poor-n10"]["options"] == labels["adaptive-n10"]["options"]
+    trained = {c["options"]["variant"]: c["options"]["language"] for c in commands if "variant" in c["options"]}
+    assert trained["lanit_learned_poor"] == trained["lanit_learned"] | {"templates": ["no {}."]}
+    assert len([c for c in commands if "shard" in c]) == 3
 
 
 def test_the_ablation_trains_each_variant_with_each_seed(snakemake):
@@ -299,7 +316,7 @@ def planned(snakemake, *commands: str, overlays: list) -> list[dict]:
             for word in words[3:]:
                 if word.startswith("--"):
                     values = call.setdefault(word[2:], [])
-                else:
+                elif call:  # what comes before names a part of the command
                     values.append(word)
             calls.append(call | ({"options": json.loads(call["options"][0])}))
     return calls
