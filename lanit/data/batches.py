@@ -1,4 +1,4 @@
-"""Training batches: images by index from the shards, in an order that is a function of seed, step and rank alone."""
+"""Training batches: images by index from the shards, in an order that is a function of seed and step alone."""
 
 from __future__ import annotations
 
@@ -112,29 +112,22 @@ class ImageStore:
         return decode_png(data).transpose(2, 0, 1)
 
 
-def sample_indices(
-    pool_size: int, seed: int, step: int, rank: int, batch: int, role: str, world: int = 1
-) -> np.ndarray:
-    """Return which images of a pool a process sees at a step: int64 (batch,), each in [0, pool_size).
+def sample_indices(pool_size: int, seed: int, step: int, batch: int, role: str) -> np.ndarray:
+    """Return which images of a pool the batch of a step holds: int64 (batch,), each in [0, pool_size).
 
-    A pure function, so resuming needs no state. The pool is shuffled anew in each epoch, and no image comes twice in
-    one. `world` processes with `batch` images each see together what one process with world · batch images sees.
+    A pure function, so resuming needs no state, and each of several processes takes its own part of the result. The pool
+    is shuffled anew in each epoch, and no image comes twice in one.
 
     Args:
         pool_size: number of images to draw from.
         seed: of the training.
         step: number of the step, from 0.
-        rank: of this process, from 0 to world − 1.
-        batch: images per process.
-        role: what the images are for ("content", "style", …); each role has an order of its own.
-        world: number of processes.
+        batch: images a step.
+        role: what the images are for ("source", "reference", …); each role has an order of its own.
     """
     if pool_size < 1:
         raise ValueError("the pool to draw from is empty")
-    if not 0 <= rank < world:
-        raise ValueError(f"rank {rank} is not one of {world} processes")
-    positions = (step * world + rank) * batch + np.arange(batch)
-    epochs, places = np.divmod(positions, pool_size)
+    epochs, places = np.divmod(step * batch + np.arange(batch), pool_size)
     chosen = np.empty(batch, np.int64)
     for epoch in np.unique(epochs):
         here = epochs == epoch

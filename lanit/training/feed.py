@@ -58,7 +58,7 @@ class Feed:
         """This process's parts of the batch of one step."""
         options, world = self.options, self.world
         drawn = {
-            role: self.pool[sample_indices(len(self.pool), options.seed, step, 0, options.batch, role)]
+            role: self.pool[sample_indices(len(self.pool), options.seed, step, options.batch, role)]
             for role in ("source", "reference")
         }
         pairs = None if self.labels is None else self._put(self.labels[drawn["reference"]].sum())

@@ -90,43 +90,34 @@ def test_a_shard_that_changed_is_named(copy):
 # The order of samples
 
 
-def test_two_processes_see_together_what_one_sees():
-    for step in range(40):
-        alone = sample_indices(37, seed=3, step=step, rank=0, batch=8, role="content")
-        both = [sample_indices(37, seed=3, step=step, rank=r, batch=4, role="content", world=2) for r in (0, 1)]
-        assert np.array_equal(np.concatenate(both), alone)
-
-
 def test_every_image_comes_once_in_an_epoch():
-    seen = np.concatenate([sample_indices(37, 0, step, 0, 8, "content") for step in range(37)])
+    seen = np.concatenate([sample_indices(37, 0, step, 8, "content") for step in range(37)])
     for epoch in seen.reshape(8, 37):
         assert sorted(epoch) == list(range(37))
     assert not np.array_equal(seen[:37], seen[37:74]), "each epoch has its own order"
 
 
 def test_samples_depend_on_seed_and_role_and_nothing_else():
-    first = sample_indices(1000, seed=1, step=5, rank=0, batch=64, role="content")
-    sample_indices(1000, seed=9, step=0, rank=0, batch=64, role="style")
+    first = sample_indices(1000, seed=1, step=5, batch=64, role="content")
+    sample_indices(1000, seed=9, step=0, batch=64, role="style")
     assert first.dtype == np.int64
-    assert np.array_equal(first, sample_indices(1000, 1, 5, 0, 64, "content"))
-    assert not np.array_equal(first, sample_indices(1000, 2, 5, 0, 64, "content"))
-    assert not np.array_equal(first, sample_indices(1000, 1, 5, 0, 64, "style"))
+    assert np.array_equal(first, sample_indices(1000, 1, 5, 64, "content"))
+    assert not np.array_equal(first, sample_indices(1000, 2, 5, 64, "content"))
+    assert not np.array_equal(first, sample_indices(1000, 1, 5, 64, "style"))
 
 
 def test_the_order_stays_the_same_in_every_version():
-    order = sample_indices(10, seed=0, step=0, rank=0, batch=10, role="content")
+    order = sample_indices(10, seed=0, step=0, batch=10, role="content")
     assert order.tolist() == [2, 6, 3, 1, 9, 0, 8, 7, 4, 5]
 
 
 def test_a_batch_larger_than_the_pool_spans_epochs():
-    assert np.bincount(sample_indices(3, 0, 0, 0, 9, "content")).tolist() == [3, 3, 3]
+    assert np.bincount(sample_indices(3, 0, 0, 9, "content")).tolist() == [3, 3, 3]
 
 
-def test_an_empty_pool_and_a_wrong_rank_are_errors():
+def test_an_empty_pool_is_an_error():
     with pytest.raises(ValueError, match="empty"):
-        sample_indices(0, 0, 0, 0, 4, "content")
-    with pytest.raises(ValueError, match="rank 2 is not one of 2 processes"):
-        sample_indices(5, 0, 0, 2, 4, "content", world=2)
+        sample_indices(0, 0, 0, 4, "content")
 
 
 # Loading ahead
