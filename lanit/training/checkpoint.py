@@ -74,7 +74,7 @@ def clear(folder: Path) -> None:
     clear_parts(folder)
     for path in find(folder):
         path.unlink()
-    if folder.is_dir():
+    if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 
