@@ -294,6 +294,9 @@ def _read_quality(path: Path) -> list[Quality]:
             labeller = f"{labeller}, learned ({variant_name(run['method'], variant)})"
         else:  # {dataset}/labels/{labeller}-n{N}/quality.json
             dataset = values.get("dataset") or folder.parents[1].name
+            own = folder.name.rpartition("-n")[0]
+            if not own.startswith(("adaptive", "top", "fixed")):  # one with templates of its own, say
+                labeller = f"{labeller} ({own})"
         return [
             Quality(
                 dataset=dataset,

@@ -181,6 +181,15 @@ def test_different_protocols_or_features_never_share_a_table(tmp_path):
     assert len({row["setting"] for row in csv.DictReader(io.StringIO(comparison_csv(scores)))}) == 3
 
 
+def test_labellers_of_one_kind_are_told_apart_by_their_names(tmp_path):
+    """One may have templates of its own."""
+    path = write_quality(tmp_path, "faces", "adaptive", 10, 0.9)
+    poor = tmp_path / "faces" / "labels" / "poor-n10" / "quality.json"
+    poor.parent.mkdir()
+    poor.write_text(path.read_text())
+    assert {row.labeller for row in read_qualities([path, poor])} == {"adaptive", "adaptive (poor)"}
+
+
 def test_label_quality_is_told_per_labeller_and_n(tmp_path):
     paths = [write_quality(tmp_path, "faces", kind, n, f1) for n in (4, 10)
              for kind, f1 in (("adaptive", 0.95), ("top_k", 0.7), ("fixed", None))]  # fmt: skip
