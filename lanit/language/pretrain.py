@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lanit.config import LanitError
-from lanit.files import whole
+from lanit.files import write_tensors
 from lanit.language.clip import Pixels, find_model
 from lanit.language.prompts import check_templates, fill
 
@@ -302,9 +302,5 @@ def _check(options: PretrainOptions) -> None:
 
 
 def _save(towers: nn.Module, output: Path) -> None:
-    from safetensors.torch import save_file
-
-    state = towers.state_dict().items()
-    with whole(output) as part:
-        save_file({key: value.contiguous(memory_format=torch.contiguous_format) for key, value in state}, part)
+    write_tensors(output, {key: value.cpu().numpy() for key, value in towers.state_dict().items()}, {})
     print(f"wrote {output}", flush=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lanit.config import LanitError
-from lanit.files import whole, write_whole
+from lanit.files import read_tensors, write_tensors, write_whole
 from lanit.methods import create_method
 from lanit.methods.protocol import Batch, Method
 from lanit.training import checkpoint
@@ -249,12 +249,9 @@ class Training:
         })
 
     def _finish(self) -> None:
-        from safetensors.torch import save_file
-
         options = self.options
-        weights = {name: value.contiguous() for name, value in self.method.averaged.state_dict().items()}
-        with whole(self.output / "model.safetensors") as part:
-            save_file(weights, part)
+        weights = {name: value.cpu().numpy() for name, value in self.method.averaged.state_dict().items()}
+        write_tensors(self.output / "model.safetensors", weights, {})
         self.method.write(self.output, self.embeddings)
         described: dict[str, Any] = {
             "dataset": options.dataset,
@@ -291,8 +288,6 @@ def _check(options: TrainOptions, world: World) -> None:
 
 def _read_embeddings(paths: Sequence[Path], keys: Sequence[str]) -> np.ndarray:
     """Embeddings (M, k) of the images `keys`, in their order, from files of `lanit embed images`."""
-    from lanit.files import read_tensors
-
     rows: dict[str, np.ndarray] = {}
     for path in paths:
         arrays, metadata = read_tensors(path, ("embeddings", "keys"), "lanit embed")
