@@ -3,9 +3,10 @@
     python benchmarks/train_step.py demo                       # the demo's networks and CLIP, batch 8
     python benchmarks/train_step.py paper --batch 1 --steps 2  # 256², ViT-B/32, nine templates; a GPU wants --batch 8
 
-Images, labels and CLIP's weights are random: times do not depend on them. Rows are taken in turn, so that a machine that
-is not quiet disturbs all alike; a row's time is the median over its steps. Not cached means, as in the authors' code: real images
-encoded four times and all prompts once in each step. On a GPU the rows are repeated in bfloat16, and compiled.
+Images, labels and CLIP's weights are random: times do not depend on them. A row's time is the mean over its steps, which on
+the CPU are taken in turn with the other rows': a machine that is not quiet disturbs all alike. Not cached means, as in the
+authors' code, real images encoded four times and all prompts once in each step. On a GPU there are rows in bfloat16, too, and
+compiled.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,16 +28,17 @@ from safetensors.torch import save_file
 
 from lanit.config import parse
 from lanit.data.draws import Draws
-from lanit.language.clip import find_model, load_clip
-from lanit.language.embeddings import ClipOptions, TextsOptions, embed_texts
+from lanit.language.clip import ClipOptions, find_model
+from lanit.language.embeddings import TextsOptions, embed_texts
 from lanit.language.prompts import base_features, text_features
 from lanit.methods.lanit import Lanit, LanitOptions
-from lanit.methods.protocol import Batch
+from lanit.methods.protocol import Batch, Update
 from lanit.training.averaging import average
-from lanit.training.step import _autocast
+from lanit.training.step import take_step
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("translations", "discriminator", "latent-guided", "reference-guided", "optimisers", "averages")
+PARTS = ("not cached", "translations", "discriminator", "latent-guided", "reference-guided", "averages")
+UPDATES = ("discriminator", "discriminator", "latent-guided", "reference-guided")
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,11 @@ class Times:
     """Seconds of each part, a value a step."""
 
     parts: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    total: list[float] = field(default_factory=list)
     peak: float = 0.0  # GPU memory, GiB
+
+    @property
+    def total(self) -> float:
+        return sum(statistics.fmean(values) for values in self.parts.values())
 
 
 def main() -> None:
@@ -68,33 +74,37 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
-    cases = [Case("phase 1"), Case("phase 2, prompts learn", progress=0.9), Case("phase 1, nothing cached", cached=False)]
-    if device == "cuda":
+    cases = [Case("phase 1"), Case("phase 2, prompts learn", progress=0.7), Case("phase 1, nothing cached", cached=False)]
+    groups = [cases]
+    if device == "cuda":  # one after the other, so that each row's memory is its own
         cases += [Case(f"{case.name}, bf16", case.progress, precision="bf16") for case in cases[:2]]
         cases.append(Case("phase 1, bf16, compiled", precision="bf16", compiled=True))
+        groups = [[case] for case in cases]
 
-    with tempfile.TemporaryDirectory() as folder:
-        settings, templates, domains, size, language = prepare(arguments.size, Path(folder), device)
-        methods = {compiled: make(settings, size, domains, language, folder, device, compiled)
-                   for compiled in {case.compiled for case in cases}}
-    batch = make_batch(arguments.batch, size, len(domains), device)
     times = {case: Times() for case in cases}
-    for step in range(arguments.steps + 1):
-        for case in cases:
-            take(case, methods[case.compiled], batch, times[case], (domains, templates), device, warm=step > 0)
-    print(describe(arguments, device, size, len(domains), len(templates)))
-    print(table(times, cases, arguments.batch))
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(*prepare(arguments.size, Path(folder)), arguments.batch, device)
+        for group in groups:
+            method = bench.make(Path(folder), compiled=group[0].compiled)
+            for step in range(arguments.steps + 1):
+                for case in group:
+                    bench.take(case, method, times[case] if step else Times(), step)
+    where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {arguments.threads} threads"
+    print(
+        f"{arguments.size}: {bench.size} pixels, N = {len(bench.domains)}, {len(bench.language['templates'])} templates, "
+        f"batch {arguments.batch}; {where}; torch {torch.__version__}; mean of {arguments.steps} steps\n"
+    )
+    print(table(times, arguments.batch))
 
 
-def prepare(name: str, folder: Path, device: str) -> tuple[dict, list[str], list[str], int, dict]:
-    """Settings, templates, domains, image size and language options; CLIP's random weights and its texts in `folder`."""
+def prepare(name: str, folder: Path) -> tuple[dict, list[str], int, dict]:
+    """Settings, domains, image size and language options; CLIP's random weights and its texts in `folder`."""
     file = "config.yaml" if name == "demo" else "workflow/configs/paper.yaml"
     config = yaml.safe_load((ROOT / file).read_text())
     dataset = config["dataset"]["faces" if name == "demo" else "celeba_hq"]
     domains = dataset["domains"][:10] if name == "demo" else dataset["domains"][10]
-    if name == "demo":
-        model = ROOT / "workflow" / "configs" / "clip-faces.json"
-    else:
+    model = ROOT / "workflow" / "configs" / "clip-faces.json"
+    if name == "paper":
         model = folder / "vit-b-32.json"
         model.write_text(json.dumps(open_clip.get_model_config("ViT-B-32-quickgelu")))
     weights = folder / "clip.safetensors"
@@ -102,112 +112,97 @@ def prepare(name: str, folder: Path, device: str) -> tuple[dict, list[str], list
     clip = {"model": str(model), "pretrained": str(weights)}
     embed_texts(TextsOptions(ClipOptions(**clip), domains, dataset["templates"]), folder / "texts.safetensors")
     language = {"clip": clip, "templates": dataset["templates"], "prompts": "learned"}
-    return config["train"]["lanit"]["settings"], dataset["templates"], domains, dataset["size"], language
+    return config["train"]["lanit"]["settings"], domains, dataset["size"], language
 
 
-def make(settings: dict, size: int, domains: list[str], language: dict, folder: str, device: str, compiled: bool) -> Lanit:
-    torch.manual_seed(0)
-    method = Lanit(parse(LanitOptions, settings), size, domains, language, Path(folder), device)
-    if compiled:
-        method.compile()
-    return method
+class Bench:
+    """A batch that all steps see: random images, and labels of which three in ten are active."""
 
+    def __init__(self, settings: dict, domains: list[str], size: int, language: dict, count: int, device: str):
+        self.settings, self.domains, self.size, self.language = settings, domains, size, language
+        self.count, self.device = count, device
+        generator = torch.Generator().manual_seed(0)
+        images = torch.rand(2, count, 3, size, size, generator=generator) * 2 - 1
+        labels = (torch.rand(2, count, len(domains), generator=generator) < 0.3).float()
+        labels[..., 0] = torch.maximum(labels[..., 0], (labels.sum(-1) == 0).float())
+        self.images = [x.to(device).contiguous(memory_format=torch.channels_last) for x in images]
+        self.labels = list(labels.to(device))
 
-def make_batch(count: int, size: int, domains: int, device: str) -> dict:
-    """What all steps see: images, and labels of which three in ten are active."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(2, count, 3, size, size, generator=generator) * 2 - 1
-    labels = (torch.rand(2, count, domains, generator=generator) < 0.3).float()
-    labels[..., 0] = torch.maximum(labels[..., 0], (labels.sum(-1) == 0).float())
-    images = [x.to(device).contiguous(memory_format=torch.channels_last) for x in images]
-    return {"images": images, "labels": list(labels.to(device)), "count": count}
+    def make(self, folder: Path, compiled: bool) -> Lanit:
+        torch.manual_seed(0)
+        method = Lanit(parse(LanitOptions, self.settings), self.size, self.domains, self.language, folder, self.device)
+        if compiled:
+            method.compile()
+        return method
 
-
-def take(case: Case, method: Lanit, batch: dict, times: Times, words: tuple, device: str, warm: bool) -> None:
-    """Take one step as a training does, with a clock about each part."""
-    count, d_y = batch["count"], batch["labels"][1]
-    draws = Draws(0, len(times.total), 0, count, count, device)
-    part = Batch(*batch["images"], *batch["labels"], d_y.sum(), 1.0, draws, 4 * len(times.total), case.progress)
-    seconds: dict[str, float] = defaultdict(float)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    clock = Clock(device)
-    if not case.cached:
-        recompute(method, batch, words)
-        seconds["not cached"] = clock.lap()
-    names = iter(("discriminator", "discriminator", "latent-guided", "reference-guided"))
-    updates, first = method.updates([part]), True
-    while True:
-        with _autocast(device, case.precision):
-            update = next(updates, None)
-        if update is None:
-            break
-        if first:
-            seconds["translations"] += clock.lap()
-        name, first = next(names), False
-        parameters = [p for network in update.networks for p in method.networks[network].parameters()]
-        for tensor in (*parameters, *update.leaves):
-            tensor.grad = None
-        with _autocast(device, case.precision):
-            total, _ = update.loss(0)
-        total.backward(inputs=[*parameters, *update.leaves])
-        update.finish()
-        seconds[name] += clock.lap()
-        for network in update.networks:
-            method.optimisers()[network].step()
-        seconds["optimisers"] += clock.lap()
-    average(method.averaged, method.networks, method.averaging(case.progress))
-    seconds["averages"] = clock.lap()
-    if warm:
+    def take(self, case: Case, method: Lanit, times: Times, step: int) -> None:
+        """Take one step as a training does, with a clock about each part."""
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        draws = Draws(0, step, 0, self.count, self.count, self.device)
+        part = Batch(*self.images, *self.labels, self.labels[1].sum(), 1.0, draws, step, case.progress)
+        clock = Clock(self.device)
+        if not case.cached:
+            self.recompute(method)
+            times.parts["not cached"].append(clock.lap())
+        seconds: dict[str, float] = defaultdict(float)
+        take_step(Timed(method, clock, seconds), [part], case.precision)
+        average(method.averaged, method.networks, method.averaging(case.progress))
+        seconds["averages"] = clock.lap()
         for name, value in seconds.items():
             times.parts[name].append(value)
-        times.total.append(sum(seconds.values()))
-        times.peak = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else 0.0
+        if self.device == "cuda":
+            times.peak = max(times.peak, torch.cuda.max_memory_allocated() / 2**30)
 
-
-@torch.no_grad()
-def recompute(method: Lanit, batch: dict, words: tuple) -> None:
-    """What the caches save."""
-    clip = method.guide.clip
-    for _ in range(2):
-        for images in batch["images"]:
+    @torch.no_grad()
+    def recompute(self, method: Lanit) -> None:
+        """What the caches save."""
+        clip = method.guide.clip
+        for images in (*self.images, *self.images):
             clip.encode_image(images)
-    text_features(clip, *words)
-    base_features(clip, words[1])
+        text_features(clip, self.domains, self.language["templates"])
+        base_features(clip, self.language["templates"])
+
+
+class Timed:
+    """A method that notes when its updates are asked for: an update's time is its loss, its gradients and its descent."""
+
+    def __init__(self, method: Lanit, clock: Clock, seconds: dict[str, float]):
+        self.method, self.clock, self.seconds = method, clock, seconds
+        self.networks, self.optimisers = method.networks, method.optimisers
+
+    def updates(self, parts: Sequence[Batch]) -> Iterator[Update]:
+        for number, update in enumerate(self.method.updates(parts)):
+            self.seconds["translations"] += self.clock.lap()  # before the first update; nothing between the others
+            yield update
+            self.seconds[UPDATES[number]] += self.clock.lap()
 
 
 class Clock:
     """Laps, each after the device has done its work."""
 
     def __init__(self, device: str) -> None:
-        self.device = device
+        self.device, self.last = device, 0.0
         self.lap()
 
     def lap(self) -> float:
         if self.device == "cuda":
             torch.cuda.synchronize()
-        before, self.last = getattr(self, "last", 0.0), time.perf_counter()
+        before, self.last = self.last, time.perf_counter()
         return self.last - before
 
 
-def describe(arguments: argparse.Namespace, device: str, size: int, domains: int, templates: int) -> str:
-    where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {arguments.threads} threads"
-    return (
-        f"{arguments.size}: {size} pixels, N = {domains}, {templates} templates, batch {arguments.batch}; {where}; "
-        f"torch {torch.__version__}; median of {arguments.steps} steps\n"
-    )
-
-
-def table(times: dict[Case, Times], cases: list[Case], batch: int) -> str:
+def table(times: dict[Case, Times], batch: int) -> str:
     """Markdown: a row a case, seconds a step, in all and by part."""
-    names = [name for name in (*PARTS, "not cached") if any(name in times[case].parts for case in cases)]
-    first = statistics.median(times[cases[0]].total)
-    rows = ["| step | seconds | ratio | images/s | " + " | ".join(names) + " | peak GiB |", "|---|" + "---:|" * (len(names) + 4)]
-    for case in cases:
-        seconds = statistics.median(times[case].total)
-        parts = [f"{statistics.median(times[case].parts[name]):.4f}" if name in times[case].parts else "–" for name in names]
-        peak = f"{times[case].peak:.1f}" if times[case].peak else "–"
-        rows.append(f"| {case.name} | {seconds:.4f} | {seconds / first:.2f} | {batch / seconds:.1f} | {' | '.join(parts)} | {peak} |")
+    names = [name for name in PARTS if any(name in measured.parts for measured in times.values())]
+    first = next(iter(times.values())).total
+    heads = ["step", "seconds", "ratio", "images/s", *names, "peak GiB"]
+    rows = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
+    for case, measured in times.items():
+        parts = [f"{statistics.fmean(measured.parts[n]):.4f}" if n in measured.parts else "–" for n in names]
+        peak = f"{measured.peak:.1f}" if measured.peak else "–"
+        cells = [f"{measured.total:.4f}", f"{measured.total / first:.2f}", f"{batch / measured.total:.1f}", *parts, peak]
+        rows.append(f"| {case.name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 

@@ -50,6 +50,7 @@ class ImageStore:
         self._cache = np.empty((min(len(self), cache_bytes // first.nbytes), *first.shape), np.uint8)
         self._slots = np.full(len(self), -1)  # row in the cache of each image, or -1
         self._cached = 0
+        self._reading = threading.Lock()  # sample pictures are read while batches are loaded ahead
         self._pool: ThreadPoolExecutor | None = None
 
     def __len__(self) -> int:
@@ -66,14 +67,19 @@ class ImageStore:
         if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} asked of {len(self)} images")
         images = np.empty((len(rows), *self._cache.shape[1:]), np.uint8)
-        slots = self._slots[rows]
-        images[slots >= 0] = self._cache[slots[slots >= 0]]
-        new, inverse = np.unique(rows[slots < 0], return_inverse=True)
-        if len(new):
-            decoded = np.stack(self._decode_many(new))
-            images[slots < 0] = decoded[inverse]
-            self._keep(new, decoded)
+        with self._reading:
+            slots = self._slots[rows]
+            images[slots >= 0] = self._cache[slots[slots >= 0]]
+            new, inverse = np.unique(rows[slots < 0], return_inverse=True)
+            if len(new):
+                decoded = np.stack(self._decode_many(new))
+                images[slots < 0] = decoded[inverse]
+                self._keep(new, decoded)
         return torch.from_numpy(images)
+
+    def identity(self) -> str:
+        """Return the digests of all images in their order, as one text."""
+        return "".join(self._digests)
 
     def close(self) -> None:
         """Close the shards and end the threads."""

@@ -111,6 +111,8 @@ class Pixels(nn.Module):
         self.register_buffer("std", (2 * std).view(1, 3, 1, 1).to(device), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.float64:
+            images = images.float()  # of networks in half precision: their pixels are not rounded once more
         if images.shape[-2:] != self.size:
             images = F.interpolate(images, self.size, mode=self.interpolation, antialias=True, align_corners=False)
         return (images - self.mean) / self.std

@@ -77,7 +77,7 @@ class Draft:
     fake: Tensor  # ŷ = G(x, E_M(z1)), without its graph
     fake_reference: Tensor  # G(x, E_S(y)), without its graph
     fake_other: Tensor | None  # G(x, E_M(z2)), without its graph, while diversification has a weight
-    made: tuple[Tensor, Tensor] | None  # E_M(z1) (B, N, S) and ŷ with their graph, where memory allows to keep it
+    made: tuple[Tensor, Tensor] | None  # E_M(z1) (B, N, S) and ŷ with their graph, where the step has one part
 
 
 class Lanit:
@@ -164,7 +164,7 @@ class Lanit:
     @torch.no_grad()
     def write(self, folder: Path, embeddings: Tensor | None) -> None:
         from lanit.language.guide import label_changes, write_language
-        from lanit.language.labels import read_texts
+        from lanit.language.labels import choose, read_texts
 
         texts, prompts, changes = None, None, None
         if "prompts" in self.averaged:
@@ -173,7 +173,7 @@ class Lanit:
             before, after = (self.guide.label(embeddings, u) for u in (self.guide.texts, texts))
             changes = label_changes(before, after, self.domains)
         elif self.labels_folder is not None:
-            frozen = read_texts(Path(self.labels_folder) / "texts.safetensors")
+            frozen = choose(read_texts(Path(self.labels_folder) / "texts.safetensors"), self.domains)
             texts = torch.cat([torch.from_numpy(frozen.domains), torch.from_numpy(frozen.base)[None]])
         if texts is not None:
             write_language(folder, self.language.clip, texts, self.domains, prompts, changes)
@@ -337,6 +337,8 @@ def _optimiser(name: str, network: nn.Module, options: LanitOptions) -> torch.op
 def _check(options: LanitOptions, language: LanguageOptions | None) -> None:
     if options.loss.r1_every < 1 or options.prompts.relabel_every < 1:
         raise LanitError("train.lanit.loss.r1_every and train.lanit.prompts.relabel_every must be at least 1")
+    if options.loss.ds_decay <= 0:
+        raise LanitError("train.lanit.loss.ds_decay is a share of the budget above 0; ds: 0 switches diversification off")
     if not 0 <= options.prompts.start <= 1:
         raise LanitError(f"train.lanit.prompts.start is a share of the budget, from 0 to 1, not {options.prompts.start}")
     if language is not None and language.prompts == "learned" and options.loss.dl == 0:

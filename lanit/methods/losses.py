@@ -47,14 +47,13 @@ def adversarial(logits: Tensor, weights: Tensor, real: bool) -> Tensor:
 
     The generator minimises the `real` form on its translations: the non-saturating loss of StarGAN v2.
     """
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = _precise(logits)
     return (weights * F.softplus(-logits if real else logits)).sum()
 
 
 def distance(first: Tensor, second: Tensor) -> Tensor:
     """Mean absolute difference: of eq. 7 (cycle), eq. 8 (style) and eq. 9 (diversification)."""
-    difference = first - second
-    return (difference if difference.dtype == torch.float64 else difference.float()).abs().mean()
+    return (_precise(first) - _precise(second)).abs().mean()
 
 
 def r1_penalty(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
@@ -110,8 +109,9 @@ def domain_regularisation(
             (B, M + 1).
         flipped: d_inv (B, N), and the similarities of ŷ' (B, M + 1).
         domain: n (B,) int64.
-        similarity: `"cosine"` takes f_n itself as the probability, clamped to (0, 1), as in the paper; `"logit"` takes
-            sigmoid(τ (f_n − f_base)), for which the adaptive threshold is probability ½.
+        similarity: `"cosine"` takes f_n itself as the probability, clamped to (0, 1), as in the paper: an image whose
+            cosine is not positive feels no pull; `"logit"` takes sigmoid(τ (f_n − f_base)), for which the adaptive
+            threshold is probability ½.
         scale: τ, CLIP's own logit scale.
     """
     return sum(_domain_entropy(d, f, domain, similarity, scale) for d, f in (translated, flipped))
@@ -124,3 +124,7 @@ def _domain_entropy(labels: Tensor, similarities: Tensor, domain: Tensor, simila
         p = cosine.clamp(1e-4, 1 - 1e-4)
         return -(target * p.log() + (1 - target) * (1 - p).log()).mean()  # autocast forbids F.binary_cross_entropy
     return F.binary_cross_entropy_with_logits(scale * (cosine - similarities[:, -1]), target)
+
+
+def _precise(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()

@@ -24,23 +24,28 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     directory = os.open(folder, os.O_RDONLY)
     os.fsync(directory)  # the rename too outlives a power cut
     os.close(directory)
-    for path in find(folder)[:-KEPT]:
+    found = find(folder)
+    place = found.index(path_of(folder, step)) + 1
+    for path in (*found[: max(0, place - KEPT)], *found[place:]):  # later ones were damaged: the run went on from before
         path.unlink()
 
 
-def load(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read what `save` wrote.
+def load(path: Path) -> dict[str, Any]:
+    """Read what `save` wrote, into the host's memory.
 
     Raises:
         LanitError: the file is damaged.
+        OSError: it is not to be read at all.
     """
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
     except Exception as error:  # torch raises a different type for each way in which a file can be damaged
         raise LanitError(f"the checkpoint {path} cannot be read ({type(error).__name__})") from error
 
 
-def newest(folder: Path, device: torch.device) -> tuple[Path, dict[str, Any]] | None:
+def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return path and state of the newest checkpoint that can be read, or None where there is none at all.
 
     A damaged one is passed over with a warning in favour of the one before.
@@ -51,7 +56,7 @@ def newest(folder: Path, device: torch.device) -> tuple[Path, dict[str, Any]] | 
     found = find(folder)
     for path in reversed(found):
         try:
-            return path, load(path, device)
+            return path, load(path)
         except LanitError as error:
             print(f"warning: {error}; trying the one before it", file=sys.stderr, flush=True)
     if found:

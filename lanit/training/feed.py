@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from lanit.methods.protocol import Batch
 from lanit.training.distributed import World
 from lanit.training.options import TrainOptions
 
+SCARCE = 0.01  # share of images with a label below which somebody should look
+
 
 class Feed:
     """Reads, augments and labels what a process sees at a step, ahead of its use.
@@ -30,25 +34,33 @@ class Feed:
         self.store = ImageStore(manifest, "train")
         self.labels: Tensor | None = None  # (M, N), for all images of the split
         self.pool = np.arange(len(self.store))  # rows that are drawn from
+        self._samples: tuple[Tensor, Tensor, Tensor | None] | None = None
 
     @property
     def share_without(self) -> float:
         """Share of the images that no domain is active for."""
         return 1 - len(self.pool) / len(self.store)
 
-    def label(self, labels: NDArray[np.bool_], advice: str = "") -> None:
+    def label(self, labels: NDArray[np.bool_], advice: str) -> None:
         """Give the images labels (M, N), and draw from now on from those that have one.
 
         Raises:
             LanitError: there are not enough of them for one batch; the message ends with `advice`.
         """
         pool = np.flatnonzero(labels.any(1))
+        found = f"only {len(pool)} of {len(labels)} images have an active domain"
         if len(pool) < self.options.batch:
-            raise LanitError(
-                f"only {len(pool)} of {len(labels)} images have an active domain, less than one batch of "
-                f"{self.options.batch}; {advice or 'look at the prompts and at the threshold of the labeller'}"
-            )
+            raise LanitError(f"{found}, less than one batch of {self.options.batch}; {advice}")
+        if len(pool) < SCARCE * len(labels) and self.world.leads:
+            print(f"warning: {found}; {advice}", file=sys.stderr, flush=True)
         self.pool, self.labels = pool, torch.from_numpy(labels.astype(np.float32))
+
+    def digest(self) -> str:
+        """What tells these images, in this order, and their labels apart from others."""
+        found = hashlib.sha256(self.store.identity().encode())
+        if self.labels is not None:
+            found.update(self.labels.bool().numpy().tobytes())
+        return found.hexdigest()
 
     def batches(self, first: int, last: int) -> Iterator[list[Batch]]:
         """This process's parts of the batches of steps `first` to `last` − 1, loaded ahead of their use."""
@@ -64,16 +76,21 @@ class Feed:
         pairs = None if self.labels is None else self._put(self.labels[drawn["reference"]].sum())
         count = options.batch // (world.size * options.accumulate)
         begin = world.rank * options.accumulate * count
-        return [self._part(drawn, start, count, pairs, step) for start in range(begin, begin + options.accumulate * count, count)]
+        starts = range(begin, begin + options.accumulate * count, count)
+        return [self._part(drawn, start, count, pairs, step) for start in starts]
 
     def samples(self, count: int = 6) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Fixed sources and references, evenly spaced in the pool, and the references' labels."""
-        rows = self.pool[np.linspace(0, len(self.pool) - 1, 2 * count).astype(int)]
-        images = self._images(rows)
-        labels = None if self.labels is None else self._put(self.labels[rows[count:]])
-        return images[:count], images[count:], labels
+        """Sources and references, evenly spaced in the first pool, and the references' first labels: always the same."""
+        if self._samples is None:
+            rows = self.pool[np.linspace(0, len(self.pool) - 1, 2 * count).astype(int)]
+            images = self._images(rows)
+            labels = None if self.labels is None else self._put(self.labels[rows[count:]])
+            self._samples = images[:count], images[count:], labels
+        return self._samples
 
-    def _part(self, drawn: dict[str, NDArray[np.int64]], start: int, count: int, pairs: Tensor | None, step: int) -> Batch:
+    def _part(
+        self, drawn: dict[str, NDArray[np.int64]], start: int, count: int, pairs: Tensor | None, step: int
+    ) -> Batch:
         options = self.options
         rows = [drawn[role][start : start + count] for role in ("source", "reference")]
         draws = Draws(options.seed, step, start, count, options.batch, self.world.device)
@@ -84,8 +101,7 @@ class Feed:
             for chosen in rows
         ]
         labels = [None if self.labels is None else self._put(self.labels[chosen]) for chosen in rows]
-        progress = min(1.0, step * options.batch / options.images)
-        return Batch(*images, *labels, pairs, count / options.batch, draws, step, progress)
+        return Batch(*images, *labels, pairs, count / options.batch, draws, step, options.progress(step))
 
     def _images(self, rows: NDArray[np.int64]) -> Tensor:
         return self._put(self.store.read(rows)).float() / 127.5 - 1

@@ -1,8 +1,9 @@
-"""torchrun whose exit status tells more: 75 where the training was told to stop, has saved, and wants to be started again.
+"""torchrun whose exit status tells more: 75 where a training was told to stop and wants to be started again.
 
     python -m lanit.training.launch --standalone --nproc-per-node=2 -m lanit train …    # torchrun's own arguments
 
-torchrun ends with 1 whatever its workers' status, and dies of signals that it does not know.
+torchrun ends with 1 whatever its workers' status, and dies of signals that it does not know. A worker that has not saved in
+time, `PATIENCE` or TORCH_ELASTIC_SHUTDOWN_TIMEOUT, is killed; the next start continues from the checkpoint before.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from torch.distributed.run import main as torchrun
 
 from lanit.training.stopping import START_AGAIN
 
+PATIENCE = 110  # seconds that workers get to save; SLURM kills after the two minutes that the profile asks for
+
 
 def main(arguments: list[str]) -> int:
     """Run torchrun; return 0, 75, or 1."""
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(PATIENCE))
     for number in (signal.SIGUSR1, signal.SIGUSR2):  # passed on to the workers as torchrun passes on SIGTERM
         signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
@@ -28,7 +32,8 @@ def main(arguments: list[str]) -> int:
         return START_AGAIN
     except ChildFailedError as error:
         statuses = {failure.exitcode for failure in error.failures.values()}
-        if statuses == {START_AGAIN}:
+        # Those that torchrun ended, since one had left, had saved as well: all leave together.
+        if statuses - {-signal.SIGTERM} == {START_AGAIN}:
             return START_AGAIN
         print(f"a training process ended with status {', '.join(map(str, sorted(statuses)))}", file=sys.stderr)
         return 1

@@ -58,7 +58,7 @@ def train(options: TrainOptions, inputs: Inputs, output: Path, track: Path | Non
         if world.leads:
             held.enter_context(alone_in(output))
         training = Training(options, inputs, output, world)
-        record = Recorder.open(output, options, options.identity(), code_version(), track) if world.leads else None
+        record = Recorder.open(output, options, options.identity(), training.code, track) if world.leads else None
         status = "FAILED"
         try:
             finished = training.run(record, stop)
@@ -66,6 +66,7 @@ def train(options: TrainOptions, inputs: Inputs, output: Path, track: Path | Non
         finally:
             if record:
                 record.close(status)
+        world.tell(None)  # all leave together: torchrun soon kills what is left when one has left
     return finished
 
 
@@ -81,14 +82,18 @@ class Training:
             options.method, options.settings, options.size, options.domains, options.language, inputs.labels, world.device
         )
         if options.accumulate > 1 and not self.method.splits:
-            raise LanitError(f"{options.method} learns from whole batches: train.accumulate must be 1; use more processes")
+            raise LanitError(f"{options.method} learns from whole batches: train.accumulate must be 1")
         world.share([*self.method.networks.state_dict().values(), *self.method.averaged.state_dict().values()])
         self.feed = Feed(options, inputs.manifest, world)
-        self.embeddings: Tensor | None = None
+        self.embeddings: Tensor | None = None  # on the host, of the process that leads
         self.advice = ""
         if self.method.needs_labels:
             self._read_labels(inputs)
-        self.step, self.seconds = 0, 0.0
+        self.code = code_version()
+        self.data = self.feed.digest()  # a checkpoint of other data is not continued
+        if world.leads and options.samples:
+            self.feed.samples()  # of the first labels, whatever becomes of them
+        self.step, self.seconds, self.meter = 0, 0.0, Meter()
         self._restore()
         if options.compile:
             self.method.compile()
@@ -97,9 +102,8 @@ class Training:
         """Train to the end of the budget, or until `stop`; return whether it is the end."""
         options, world, method = self.options, self.world, self.method
         sample_steps, checkpoint_steps = _spread(self.steps, options.samples), _spread(self.steps, options.checkpoints)
-        started = saved = time.monotonic() - self.seconds
-        saved += self.seconds
-        meter = Meter()
+        saved = time.monotonic()
+        started = saved - self.seconds
         if record:
             record.resume(self.step, self._images(self.step), self.seconds)
             drawn = f"{len(self.feed.pool)} of {len(self.feed.store)} images can be drawn"
@@ -111,12 +115,12 @@ class Training:
                     done = self.step + 1
                     logs = done % options.log_every == 0 or done == self.steps
                     losses = self._take(parts, norms=logs)
-                    meter.add(losses)
+                    self.meter.add(done, losses)
                     self.seconds = time.monotonic() - started
                     due = done in checkpoint_steps or time.monotonic() - saved > 60 * options.checkpoint_minutes
-                    stopping, saving = self._agree(meter, stop, due or done == self.steps)
+                    stopping, saving = self._agree(stop, due or done == self.steps)
                     if logs:
-                        values = meter.fetch() | self._measure()
+                        values = self.meter.fetch() | self._measure()
                         if record:
                             record.write(done, self._images(done), self.seconds, options.images, values)
                     if record and done in sample_steps:
@@ -141,47 +145,55 @@ class Training:
         self.step += 1
         return losses
 
-    def _agree(self, meter: Meter, stop: StopRequest, due: bool) -> tuple[bool, bool]:
+    def _agree(self, stop: StopRequest, due: bool) -> tuple[bool, bool]:
         """Return whether to stop and whether to save, the same on all processes.
 
         Raises:
             LanitError: a loss, or before a checkpoint a weight, is not finite; the last good checkpoint stays.
         """
-        wrong = meter.wrong()
+        wrong = self.meter.wrong()
         bad, stopping, saving = self.world.agree(wrong is not None, bool(stop), due and self.world.leads)
         if saving or stopping:
-            wrong = wrong or meter.wrong(wait=True) or self._wrong_weight()
+            wrong = wrong or self.meter.wrong(wait=True) or self._wrong_weight()
             (bad,) = self.world.agree(bad or wrong is not None)
         if bad:
-            name, value = wrong or ("a loss of another process", float("nan"))
+            wrong = wrong or "a loss of another process is not finite"
             raise LanitError(
-                f"after step {self.step} {name} of the run in {self.output} is {value}; lower the learning rate or a "
-                "weight (checkpoints from before it are intact)"
+                f"{wrong}, in the run in {self.output}; lower the learning rate or a weight "
+                "(checkpoints from before it are intact)"
             )
         return bool(stopping), bool(saving)
 
-    def _wrong_weight(self) -> tuple[str, float] | None:
+    def _wrong_weight(self) -> str | None:
         for name, network in self.method.networks.items():
             values = [value for value in network.state_dict().values() if value.is_floating_point()]
             norm = torch.nn.utils.get_total_norm(values).item()
             if not np.isfinite(norm):
-                return f"the norm of {name}'s weights", norm
+                return f"the norm of {name}'s weights is {norm} after step {self.step}"
         return None
 
     def _read_labels(self, inputs: Inputs) -> None:
         from lanit.language.labels import advice, read_labels
 
         found = read_labels(inputs.labels, "train")
+        if list(found.keys) != self.feed.store.keys:
+            raise LanitError(f"the labels in {inputs.labels} are not of the images in {inputs.manifest}; label them again")
+        if list(found.domains) != self.options.domains:
+            raise LanitError(
+                f"the labels in {inputs.labels} are of the domains {', '.join(found.domains)}, and "
+                f"train.domains says {', '.join(self.options.domains)}; label the images again"
+            )
         language = self.method.language
         self.advice = advice(language.labeller, language.templates, found.similarities, found.base)
         self.feed.label(self.method.cover(found.labels), self.advice)
-        if inputs.embeddings:
-            self.embeddings = torch.from_numpy(_read_embeddings(inputs.embeddings, found.keys)).to(self.world.device)
-        elif language.prompts == "learned":
-            raise LanitError("prompts that learn make labels anew from cached embeddings; give their files with --embeddings")
+        if language.prompts == "learned":
+            if not inputs.embeddings:
+                raise LanitError("prompts that learn make labels anew from embeddings; give their files with --embeddings")
+            if self.world.leads:
+                self.embeddings = torch.from_numpy(_read_embeddings(inputs.embeddings, found.keys))
 
     def _relabel(self) -> None:
-        if self.method.needs_labels and self.method.relabels(self.step, self._progress(self.step)):
+        if self.method.needs_labels and self.method.relabels(self.step, self.options.progress(self.step)):
             # One process makes them for all: rounding elsewhere could tip a label.
             labels = self.world.tell(self.method.relabel(self.embeddings) if self.world.leads else None)
             self.feed.label(labels, self.advice)
@@ -190,10 +202,7 @@ class Training:
         if not self.method.needs_labels:
             return self.steps
         later = range(self.step + 1, self.steps)
-        return next((step for step in later if self.method.relabels(step, self._progress(step))), self.steps)
-
-    def _progress(self, step: int) -> float:
-        return min(1.0, step * self.options.batch / self.options.images)
+        return next((step for step in later if self.method.relabels(step, self.options.progress(step))), self.steps)
 
     def _images(self, step: int) -> int:
         return min(step * self.options.batch, self.options.images)
@@ -213,35 +222,39 @@ class Training:
         state, name = None, None
         if self.world.leads:
             checkpoint.clear_parts(folder)
-            found = checkpoint.newest(folder, self.world.device)
-            if found is not None and found[1]["config"] != self.options.identity():
-                print(f"{found[0]} is of other options: training starts from the beginning", flush=True)
+            found = checkpoint.newest(folder)
+            if found is not None and (found[1]["config"], found[1]["data"]) != (self.options.identity(), self.data):
+                other = "options" if found[1]["config"] != self.options.identity() else "images or labels"
+                print(f"{found[0]} is of other {other}: training starts from the beginning", flush=True)
                 checkpoint.clear(folder)
             elif found is not None:
                 name, state = found[0].name, found[1]
         name = self.world.tell(name)
         if name is None:
             return
-        state = state or checkpoint.load(folder / name, self.world.device)
+        state = state or checkpoint.load(folder / name)  # all processes see one file system
         self.method.networks.load_state_dict(state["networks"])
         self.method.averaged.load_state_dict(state["averaged"])
         for name, optimiser in self.method.optimisers().items():
             optimiser.load_state_dict(state["optimisers"][name])
         if state["labels"] is not None:
-            self.feed.label(state["labels"].cpu().numpy(), self.advice)
+            self.feed.label(state["labels"].numpy(), self.advice)
         self.step, self.seconds = state["step"], state["seconds"]
+        self.meter.restore(state["losses"], self.world.leads, self.world.device)
         if self.world.leads:
             print(f"continuing after step {self.step}", flush=True)
 
     def _save(self) -> None:
         """Save, on the process that leads: the others' state is the same, and random numbers have none (`Draws`)."""
+        losses, labels = self.meter.state(), self.feed.labels
         if not self.world.leads:
             return
-        labels = self.feed.labels
         checkpoint.save(self.output / "checkpoints", self.step, {
             "config": self.options.identity(),
+            "data": self.data,
             "step": self.step,
             "seconds": self.seconds,
+            "losses": losses,
             "networks": self.method.networks.state_dict(),
             "averaged": self.method.averaged.state_dict(),
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.method.optimisers().items()},
@@ -263,7 +276,7 @@ class Training:
             "images_seen": self.steps * options.batch,
             "train_seconds": round(self.seconds, 1),
             "processes": self.world.size,
-            "code": code_version(),
+            "code": self.code,
             "config": options.identity(),
         }
         write_whole(self.output / "run.json", json.dumps(described, indent=1))
@@ -294,7 +307,10 @@ def _read_embeddings(paths: Sequence[Path], keys: Sequence[str]) -> np.ndarray:
         rows.update(zip(metadata["keys"], arrays["embeddings"], strict=True))
     missing = [key for key in keys if key not in rows]
     if missing:
-        raise LanitError(f"{len(missing)} of {len(keys)} labelled images have no embedding in the files given; give those of all train shards")
+        raise LanitError(
+            f"{len(missing)} of {len(keys)} labelled images have no embedding in the files given; "
+            "give those of all train shards"
+        )
     return np.stack([rows[key] for key in keys])
 
 

@@ -12,15 +12,18 @@ from lanit import ranks
 
 
 class Meter:
-    """Adds up a process's contributions to the losses, and watches that they are finite; waits for the device in `fetch` alone."""
+    """Adds up a process's contributions to the losses, and watches that they are finite.
+
+    It waits for the device in `fetch`, in `state` and where `wrong` is told to, and nowhere else.
+    """
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
-        self._coming: deque[tuple[list[str], Tensor, torch.cuda.Event | None]] = deque()
+        self._coming: deque[tuple[int, list[str], Tensor, torch.cuda.Event | None]] = deque()
 
-    def add(self, losses: dict[str, Tensor]) -> None:
-        """Take in one step's losses, scalars on the device."""
+    def add(self, step: int, losses: dict[str, Tensor]) -> None:
+        """Take in the losses of a step, scalars on the device."""
         names = list(losses)
         values = torch.stack([losses[name].float() for name in names])
         for name, value in zip(names, values):
@@ -31,15 +34,14 @@ class Meter:
             host.copy_(values, non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
-            self._coming.append((names, host, arrived))
+            self._coming.append((step, names, host, arrived))
         else:
-            self._coming.append((names, values, None))
+            self._coming.append((step, names, values, None))
 
-    def wrong(self, wait: bool = False) -> tuple[str, float] | None:
-        """Return, in words, which loss is not finite, and its value, among those that have
-        arrived; with `wait`, among all."""
+    def wrong(self, wait: bool = False) -> str | None:
+        """Say what is not finite among the losses that have arrived; with `wait`, among all."""
         while self._coming:
-            names, values, arrived = self._coming[0]
+            step, names, values, arrived = self._coming[0]
             if arrived is not None:
                 if wait:
                     arrived.synchronize()
@@ -48,12 +50,25 @@ class Meter:
             self._coming.popleft()
             for name, value in zip(names, values.tolist()):
                 if not math.isfinite(value):
-                    return f"the loss {name}", value
+                    what = f"the gradient norm of {name[5:]}" if name.startswith("norm_") else f"the loss {name}"
+                    return f"{what} is {value} after step {step}"
         return None
 
     def fetch(self) -> dict[str, float]:
         """Return the means over the steps since the last call, summed over processes; all processes call it at one step."""
-        names = list(self._sums)
-        means = ranks.total(torch.stack([self._sums[name] / self._counts[name] for name in names]))
+        sums = self.state()
         self._sums, self._counts = {}, {}
-        return dict(zip(names, means.tolist()))
+        return {name: value / count for name, (value, count) in sums.items()}
+
+    def state(self) -> dict[str, tuple[float, int]]:
+        """Return sums, over processes too, and numbers of steps since the last fetch; all processes call it at one step."""
+        names = list(self._sums)
+        if not names:
+            return {}
+        sums = ranks.total(torch.stack([self._sums[name] for name in names])).tolist()
+        return {name: (value, self._counts[name]) for name, value in zip(names, sums)}
+
+    def restore(self, state: dict[str, tuple[float, int]], leads: bool, device: torch.device) -> None:
+        """Go on from a state: one process has the sums of all."""
+        self._sums = {name: torch.tensor(value if leads else 0.0, device=device) for name, (value, _) in state.items()}
+        self._counts = {name: count for name, (_, count) in state.items()}

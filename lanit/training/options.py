@@ -39,6 +39,10 @@ class TrainOptions:
     checkpoint_minutes: float = 15.0  # and whenever this time has passed since the last
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
+    def progress(self, step: int) -> float:
+        """Share of the budget that is spent before a step, in [0, 1]."""
+        return min(1.0, step * self.batch / self.images)
+
     def identity(self) -> str:
         """Digest of what decides the result: a run whose other options changed is still the same run."""
         watching = ("log_every", "samples", "checkpoints", "checkpoint_minutes", "device")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lanit.files import write_whole
 from lanit.training.options import TrainOptions
 from lanit.training.pictures import write_picture
 
@@ -39,7 +40,7 @@ class Recorder:
         self.pace = (images, seconds)
         if self.path.is_file():
             lines = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
-            self.path.write_text("".join(line + "\n" for line in lines))
+            write_whole(self.path, "".join(line + "\n" for line in lines))
 
     def write(self, step: int, images: int, seconds: float, budget: int, values: dict[str, float]) -> None:
         """Write a line of each log, with the pace since the last.

@@ -9,20 +9,14 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+from trainings import CLIP, DOMAINS, TEMPLATES
 
 from lanit.cli import main
 from lanit.data.batches import ImageStore
 from lanit.language.clip import find_model
 
 ROOT = Path(__file__).parents[2]
-TEMPLATES = ["a face with {}."]
-DOMAINS = ["hat", "glasses", "beard"]
-CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
 
 
 @pytest.fixture(scope="session")
@@ -92,7 +86,3 @@ def launch(manifest, language):
                                 env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment)
 
     return start
-
-
-def model(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")

@@ -1,13 +1,15 @@
 """Training, whatever the method: fixed bits, continued after a kill, exact on any number of processes, stopped by NaN."""
 
+import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-from conftest import DOMAINS, model
+from steps import take_step_without_waiting
+from trainings import DOMAINS, OPTIONS, learned, model
 
 from lanit.cli import main
 from lanit.config import LanitError, parse
@@ -23,23 +25,6 @@ from lanit.training.record import _duration
 from lanit.training.stopping import StopRequest, alone_in
 
 ONE = World(0, 1, torch.device("cpu"))
-NETWORK = {"base": 4, "guiding_base": 4, "max_width": 8, "style": 6, "bottleneck": 4, "residual_blocks": 1, "hidden": 8}
-OPTIONS = {
-    "dataset": "faces", "method": "tunit", "domains": ["hat", "glasses"], "seed": 3, "size": 16, "images": 48, "batch": 8,
-    "settings": {"network": NETWORK, "warmup": 0.3, "loss": {"queue": 16}}, "log_every": 2, "samples": 2, "checkpoints": 6,
-    "device": "cpu",
-}  # fmt: skip
-
-
-def learned(language: dict, **changes) -> dict:
-    """Options of a LANIT whose prompts learn in the second half, fast enough to change labels."""
-    network = {"base_channels": 4, "max_channels": 8, "style_size": 6, "latent_size": 5, "hidden_size": 8, "bottleneck": 4}
-    settings = {
-        "network": network, "learning_rate": 1e-3, "ema": 0.9, "loss": {"dl": 0.5, "similarity": "logit", "adversarial": "pair", "r1_every": 2},
-        "prompts": {"start": 0.4, "learning_rate": 0.003, "relabel_every": 2},
-    }  # fmt: skip
-    options = OPTIONS | {"method": "lanit", "domains": DOMAINS, "settings": settings}
-    return options | {"language": language["options"] | {"prompts": "learned"}} | changes
 
 
 @pytest.fixture(params=["tunit", "lanit"])
@@ -114,7 +99,7 @@ def killed_after(steps, monkeypatch):
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 5])
 def test_a_run_that_was_killed_continues_to_the_same_bits(run, options, tmp_path, monkeypatch, steps):
-    """Checkpoints after every step; the prompts learn from the fourth on, and labels are made anew before the fifth."""
+    """There is a checkpoint after each step; prompts learn from the fourth on, labels are made anew before the fifth."""
     whole = run(tmp_path / "whole", options)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_after(steps, patch)
@@ -123,10 +108,12 @@ def test_a_run_that_was_killed_continues_to_the_same_bits(run, options, tmp_path
     assert same(whole, run(tmp_path / "killed", options))
 
 
-def test_the_log_of_a_continued_run_is_that_of_a_whole_one(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("steps", [3, 4])
+def test_the_log_of_a_continued_run_is_that_of_a_whole_one(run, tmp_path, monkeypatch, steps):
+    """Whether or not it was killed where a line was written: means over two steps go on from a checkpoint between."""
     run(tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        killed_after(4, patch)
+        killed_after(steps, patch)
         run(tmp_path / "killed")
     run(tmp_path / "killed")
     told = [
@@ -147,6 +134,35 @@ def test_a_checkpoint_of_other_options_is_not_continued(run, tmp_path, monkeypat
     assert "other options: training starts from the beginning" in capsys.readouterr().out
 
 
+def test_a_checkpoint_of_other_labels_is_not_continued(run, language, manifest, tmp_path, monkeypatch, capsys):
+    """They were made anew, by another CLIP in the same place, say."""
+    from lanit.language.labels import read_labels, write_labels
+
+    labels = tmp_path / "labels"
+    shutil.copytree(language["labels"], labels)
+    inputs = Inputs(manifest, labels, tuple(language["embeddings"]))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed_after(4, patch)
+        loop.train(parse(TrainOptions, learned(language)), inputs, tmp_path / "x", None, ONE)
+    found = read_labels(labels, "train")
+    write_labels(dataclasses.replace(found, labels=~found.labels), labels, "train")
+    assert loop.train(parse(TrainOptions, learned(language)), inputs, tmp_path / "x", None, ONE)
+    assert "of other images or labels: training starts from the beginning" in capsys.readouterr().out
+
+
+def test_labels_of_other_images_or_domains_are_an_error(run, language, manifest, tmp_path):
+    from lanit.language.labels import read_labels, write_labels
+
+    with pytest.raises(LanitError, match="are of the domains hat, glasses, beard, and train.domains says beard, glasses, hat"):
+        run(tmp_path, learned(language, domains=DOMAINS[::-1]))
+    labels = tmp_path / "labels"
+    shutil.copytree(language["labels"], labels)
+    found = read_labels(labels, "train")
+    write_labels(dataclasses.replace(found, keys=found.keys[::-1]), labels, "train")
+    with pytest.raises(LanitError, match="are not of the images in .*; label them again"):
+        loop.train(parse(TrainOptions, learned(language)), Inputs(manifest, labels), tmp_path, None, ONE)
+
+
 def test_options_that_only_watch_do_not_make_a_run_another(run, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_after(4, patch)
@@ -163,12 +179,19 @@ def test_the_newest_checkpoint_is_passed_over_where_it_is_damaged(run, tmp_path,
     folder = tmp_path / "x" / "checkpoints"
     assert [path.name for path in checkpoint.find(folder)] == ["000000003.pt", "000000004.pt"]
     newest = checkpoint.path_of(folder, 4)
+    state = checkpoint.load(checkpoint.path_of(folder, 3))
     newest.write_bytes(newest.read_bytes()[:-100])
     (folder / ".000000005.pt.123").write_bytes(b"a kill in the middle of a checkpoint")
     assert same(whole, run(tmp_path / "x"))
     out, err = capsys.readouterr()
     assert "000000004.pt cannot be read" in err and "trying the one before" in err and "continuing after step 3" in out
     assert not folder.exists()
+    # A damaged one is none of the two that are kept.
+    for step, name in ((3, "ok"), (100, "damaged"), (5, "ok")):
+        checkpoint.save(tmp_path / "y", step, state)
+        if name == "damaged":
+            checkpoint.path_of(tmp_path / "y", step).write_bytes(b"damaged")
+    assert [path.name for path in checkpoint.find(tmp_path / "y")] == ["000000003.pt", "000000005.pt"]
 
 
 def test_damaged_checkpoints_alone_are_an_error_not_a_new_start(run, tmp_path):
@@ -214,10 +237,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_once_and_names_itself(run, t
         return {"fine": torch.tensor(1.0), "iic": torch.tensor(value if parts[0].step == 3 else 0.5)}
 
     monkeypatch.setattr(loop, "take_step", poisoned)
-    with pytest.raises(LanitError, match="after step 4 the loss iic of the run in .* is (nan|inf)"):
+    with pytest.raises(LanitError, match="the loss iic is (nan|inf) after step 4, in the run in"):
         run(tmp_path, log_every=50)
     assert steps == [0, 1, 2, 3]  # not one more
-    state = checkpoint.load(checkpoint.find(tmp_path / "checkpoints")[-1], torch.device("cpu"))
+    state = checkpoint.load(checkpoint.find(tmp_path / "checkpoints")[-1])
     assert state["step"] == 3 and not (tmp_path / "model.safetensors").exists()
 
 
@@ -231,18 +254,22 @@ def test_no_checkpoint_is_written_of_weights_that_are_not_finite(run, tmp_path, 
         return losses
 
     monkeypatch.setattr(loop, "take_step", broken)
-    with pytest.raises(LanitError, match="after step 4 the norm of generator's weights of the run in .* is nan"):
+    with pytest.raises(LanitError, match="the norm of generator's weights is nan after step 4"):
         run(tmp_path)
     assert checkpoint.find(tmp_path / "checkpoints")[-1].name == "000000003.pt"
 
 
 def test_a_meter_waits_for_nothing_and_averages_over_steps():
     meter = Meter()
-    meter.add({"a": torch.tensor(1.0), "b": torch.tensor(2.0)})
-    meter.add({"a": torch.tensor(3.0)})
-    assert meter.wrong() is None and meter.fetch() == {"a": 2.0, "b": 2.0}
-    meter.add({"a": torch.tensor(float("inf"))})
-    assert meter.wrong() == ("the loss a", float("inf")) and meter.wrong() is None
+    meter.add(1, {"a": torch.tensor(1.0), "b": torch.tensor(2.0)})
+    meter.add(2, {"a": torch.tensor(3.0)})
+    other = Meter()
+    other.restore(meter.state(), leads=True, device=torch.device("cpu"))
+    assert meter.wrong() is None and meter.fetch() == other.fetch() == {"a": 2.0, "b": 2.0}
+    meter.add(3, {"a": torch.tensor(float("inf")), "norm_mapping": torch.tensor(float("nan"))})
+    assert meter.wrong() == "the loss a is inf after step 3" and meter.wrong() is None
+    meter.add(4, {"norm_mapping": torch.tensor(float("nan"))})
+    assert meter.wrong() == "the gradient norm of mapping is nan after step 4"
 
 
 def test_what_a_batch_holds_does_not_depend_on_how_it_is_split(manifest):
@@ -266,7 +293,7 @@ def test_images_without_an_active_domain_are_never_drawn(manifest):
     found = np.zeros((32, 2), bool)
     found[[3, 7, 9, 11, 13, 20, 21, 30], [0, 1, 0, 1, 0, 1, 0, 1]] = True
     feed = Feed(parse(TrainOptions, OPTIONS), manifest, ONE)
-    feed.label(found)
+    feed.label(found, "look at the prompts")
     assert feed.share_without == 0.75
     for step in range(4):
         (part,) = feed.parts(step)
@@ -277,12 +304,25 @@ def test_images_without_an_active_domain_are_never_drawn(manifest):
         feed.label(found, "look at the fixed threshold")
 
 
+def test_few_images_with_a_label_are_a_warning_and_samples_stay_the_same(manifest, capsys, monkeypatch):
+    found = np.ones((32, 2), bool)
+    feed = Feed(parse(TrainOptions, OPTIONS), manifest, ONE)
+    feed.label(found, "look at the prompts")
+    first = feed.samples()
+    assert not capsys.readouterr().err
+    monkeypatch.setattr("lanit.training.feed.SCARCE", 0.5)
+    found[8:] = False
+    feed.label(found, "look at the prompts")
+    assert "warning: only 8 of 32 images have an active domain; look at the prompts" in capsys.readouterr().err
+    assert all(torch.equal(a, b) for a, b in zip(first, feed.samples()))
+
+
 def test_a_batch_is_drawn_once_even_where_few_images_have_a_label(manifest):
     """The released code draws until every image has a label: at 8 in 32 that is 4⁸ times."""
     found = np.zeros((32, 2), bool)
     found[:8, 0] = True
     feed = Feed(parse(TrainOptions, OPTIONS), manifest, ONE)
-    feed.label(found)
+    feed.label(found, "look at the prompts")
     reads, read = [], feed.store.read
     feed.store.read = lambda rows: reads.append(len(rows)) or read(rows)
     feed.parts(0)
@@ -361,8 +401,16 @@ def test_networks_made_faster_by_the_compiler_train_the_same(run, language, tmp_
         assert (value - fast[name]).abs().mean() < 2e-3, name
 
 
-def test_precision_is_told_to_the_step(run, tmp_path, monkeypatch):
+def test_networks_in_bfloat16_train_and_leave_a_model_in_float32(run, options, tmp_path, monkeypatch):
     seen, take = [], loop.take_step
     monkeypatch.setattr(loop, "take_step", lambda *given: seen.append(given[2]) or take(*given))
-    run(tmp_path, precision="bf16", images=8)
-    assert seen == ["bf16"]
+    weights = run(tmp_path, options, precision="bf16")
+    assert seen == ["bf16"] * 6
+    assert {value.dtype for value in weights.values()} <= {torch.float32, torch.int64}
+
+
+def test_nothing_in_a_step_with_a_real_clip_makes_the_host_wait(manifest, language, tmp_path):
+    options = parse(TrainOptions, learned(language))
+    training = loop.Training(options, Inputs(manifest, language["labels"], tuple(language["embeddings"])), tmp_path, ONE)
+    for step in (0, 4):  # the prompts learn in the second
+        take_step_without_waiting(training.method, *training.feed.parts(step))

@@ -38,9 +38,10 @@ def test_two_jobs_at_once_get_different_gpus_and_a_third_waits(tmp_path):
         job.communicate("\n")
 
 
-def test_slurm_and_jobs_without_gpus_keep_what_they_have(tmp_path):
+def test_under_slurm_a_job_keeps_what_it_has_and_one_without_gpus_sees_none(tmp_path):
     assert start(tmp_path, 1, SLURM_JOB_ID="7", CUDA_VISIBLE_DEVICES="0").communicate("\n")[0].strip() == "0"
-    assert start(tmp_path, 0).communicate("\n")[0].strip() == "None"
+    assert start(tmp_path, 0, SLURM_JOB_ID="7").communicate("\n")[0].strip() == "None"
+    assert start(tmp_path, 0, CUDA_VISIBLE_DEVICES="3").communicate("\n")[0] == "\n"
     assert not list(tmp_path.iterdir())
 
 

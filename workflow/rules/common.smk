@@ -19,6 +19,10 @@ COMMAND_PATHS = f"export PYTHONPATH={shlex.quote(str(BASE))}; " + (
 )
 shell.prefix(COMMAND_PATHS.replace("{", "{{").replace("}", "}}"))
 
+sys.path.insert(0, str(BASE / "workflow" / "scripts"))
+from lease_gpus import list_devices
+
+GPUS = list_devices()
 RESULTS = config["results"]
 STORE = config["tracking"]["uri"] or f"sqlite:///{RESULTS}/mlflow.db"
 SPLITS = ("train", "test")  # what methods see; a third split, pretrain, teaches the demo's CLIP and the judge

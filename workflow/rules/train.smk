@@ -29,7 +29,7 @@ rule train:
         mem_mb=3000,
         runtime=120,
         processes=1,  # on CPUs
-        gpu=0,  # one process each
+        gpu=int(bool(GPUS)),  # one process each; a job waits for GPUs that no other has
     message:
         "Train {wildcards.variant} on {wildcards.dataset}, N = {wildcards.n}, seed {wildcards.seed}"
     # The shell becomes the launcher, which thus gets the signal of whoever stops the job and whose status is the job's.
