@@ -3,10 +3,10 @@
     python benchmarks/train_step.py demo                       # the demo's networks and CLIP, batch 8
     python benchmarks/train_step.py paper --batch 1 --steps 2  # 256², ViT-B/32, nine templates; a GPU wants --batch 8
 
-Images, labels and CLIP's weights are random: times do not depend on them. A row's time is the mean over its steps, which on
-the CPU are taken in turn with the other rows': a machine that is not quiet disturbs all alike. Not cached means, as in the
-authors' code, real images encoded four times and all prompts once in each step. On a GPU there are rows in bfloat16, too, and
-compiled.
+Images, labels and CLIP's weights are random: times do not depend on them. A row's time is the mean over its steps,
+which on the CPU are taken in turn with the other rows': a machine that is not quiet disturbs all alike. Not cached
+means, as in the authors' code, real images encoded four times and all prompts once in each step. On a GPU there are
+rows in bfloat16, too, and compiled.
 """
 
 from __future__ import annotations
@@ -74,7 +74,11 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
-    cases = [Case("phase 1"), Case("phase 2, prompts learn", progress=0.7), Case("phase 1, nothing cached", cached=False)]
+    cases = [
+        Case("phase 1"),
+        Case("phase 2, prompts learn", progress=0.7),
+        Case("phase 1, nothing cached", cached=False),
+    ]
     groups = [cases]
     if device == "cuda":  # one after the other, so that each row's memory is its own
         cases += [Case(f"{case.name}, bf16", case.progress, precision="bf16") for case in cases[:2]]
@@ -91,8 +95,9 @@ def main() -> None:
                     bench.take(case, method, times[case] if step else Times(), step)
     where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {arguments.threads} threads"
     print(
-        f"{arguments.size}: {bench.size} pixels, N = {len(bench.domains)}, {len(bench.language['templates'])} templates, "
-        f"batch {arguments.batch}; {where}; torch {torch.__version__}; mean of {arguments.steps} steps\n"
+        f"{arguments.size}: {bench.size} pixels, N = {len(bench.domains)}, "
+        f"{len(bench.language['templates'])} templates, batch {arguments.batch}; {where}; "
+        f"torch {torch.__version__}; mean of {arguments.steps} steps\n"
     )
     print(table(times, arguments.batch))
 
@@ -165,7 +170,7 @@ class Bench:
 
 
 class Timed:
-    """A method that notes when its updates are asked for: an update's time is its loss, its gradients and its descent."""
+    """A method that notes when its updates are asked for: an update's time is its loss, gradients and descent."""
 
     def __init__(self, method: Lanit, clock: Clock, seconds: dict[str, float]):
         self.method, self.clock, self.seconds = method, clock, seconds
@@ -201,8 +206,8 @@ def table(times: dict[Case, Times], batch: int) -> str:
     for case, measured in times.items():
         parts = [f"{statistics.fmean(measured.parts[n]):.4f}" if n in measured.parts else "–" for n in names]
         peak = f"{measured.peak:.1f}" if measured.peak else "–"
-        cells = [f"{measured.total:.4f}", f"{measured.total / first:.2f}", f"{batch / measured.total:.1f}", *parts, peak]
-        rows.append(f"| {case.name} | {' | '.join(cells)} |")
+        whole = [f"{measured.total:.4f}", f"{measured.total / first:.2f}", f"{batch / measured.total:.1f}"]
+        rows.append(f"| {case.name} | {' | '.join([*whole, *parts, peak])} |")
     return "\n".join(rows)
 
 

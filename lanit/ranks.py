@@ -1,7 +1,7 @@
 """Sums over the processes of a training, through which gradients flow; with one process, what went in comes out.
 
 Stands on the ground beside `lanit.config`. Whoever averages over a batch that several processes share needs it: a loss
-adds up the contributions of all processes, so that their gradients, summed, are those of one process with all the images.
+adds up the contributions of all processes, so that their gradients, summed, are those of one process with all images.
 """
 
 from __future__ import annotations
@@ -47,4 +47,5 @@ class _Total(torch.autograd.Function):
 
 
 def _several() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

@@ -13,8 +13,8 @@ STAGES = ["shard", "embed", "label", "train", "translate", "evaluate", "compare"
 
 
 def test_no_import_goes_upwards_or_sideways():
-    lint = [sys.executable, "-c", "import sys; from importlinter.cli import lint_imports_command as lint; sys.exit(lint())"]
-    done = subprocess.run(lint, cwd=ROOT, capture_output=True, text=True)
+    code = "import sys; from importlinter.cli import lint_imports_command as lint; sys.exit(lint())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 kept, 0 broken" in done.stdout
 
@@ -37,7 +37,8 @@ def test_help_is_given_without_a_heavy_import(command):
         "import sys; from lanit.cli import main\n"
         f"try: main(['{command}', '--help'])\n"
         "except SystemExit: pass\n"
-        "print('loaded', sorted({'torch', 'open_clip', 'pandas', 'mlflow', 'webdataset', 'matplotlib'} & set(sys.modules)))"
+        "heavy = {'torch', 'open_clip', 'pandas', 'mlflow', 'webdataset', 'matplotlib'}\n"
+        "print('loaded', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.rstrip().endswith("loaded []"), done.stdout[-300:] + done.stderr

@@ -20,7 +20,8 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_beside_it(tmp_p
 
 
 def test_tensors_and_metadata_come_back_and_give_the_same_bytes_in_another_process(tmp_path):
-    arrays, metadata = {"b": np.arange(6.0).reshape(2, 3).T, "a": np.array([1, 2])}, {"z": ["é"], "y": {"k": 1}, "x": None}
+    arrays = {"b": np.arange(6.0).reshape(2, 3).T, "a": np.array([1, 2])}
+    metadata = {"z": ["é"], "y": {"k": 1}, "x": None}
     write_tensors(tmp_path / "one", arrays, metadata)
     found, told = read_tensors(tmp_path / "one", ("a", "z"), "a test")
     assert told == metadata and all(np.array_equal(found[name], arrays[name]) for name in arrays)

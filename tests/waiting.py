@@ -24,8 +24,8 @@ MASKS = {"index", "index_put", "index_put_", "_index_put_impl_"}
 class NothingWaits(TorchDispatchMode):
     """Within it, an operation that would wait for the device is an error.
 
-    Leave optimisers outside: some count their steps on the CPU, and may read what they counted. What brings values to the
-    host is an error too, though on the CPU it is no operation.
+    Leave optimisers outside: some count their steps on the CPU, and may read what they counted. What brings values to
+    the host is an error too, though on the CPU it is no operation.
     """
 
     def __enter__(self):

@@ -94,7 +94,8 @@ def compare(
     write_whole(folder / "comparison.csv", tables.comparison_csv(all_scores))
     for name, group in (("comparison", [*variants, *comparison]), ("table1", first), ("table2", second)):
         write_whole(folder / f"{name}.md", "\n".join(to_markdown(table) for table in group))
-        write_whole(folder / f"{name}.tex", "% \\usepackage{booktabs}\n" + "\n".join(to_latex(table) for table in group))
+        latex = "\n".join(to_latex(table) for table in group)
+        write_whole(folder / f"{name}.tex", "% \\usepackage{booktabs}\n" + latex)
     write_whole(folder / "labels.csv", tables.labels_csv(qualities))
     write_whole(folder / "labels.md", "\n".join(map(to_markdown, labels)) or "No label quality was given.\n")
 

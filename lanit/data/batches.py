@@ -121,8 +121,8 @@ class ImageStore:
 def sample_indices(pool_size: int, seed: int, step: int, batch: int, role: str) -> np.ndarray:
     """Return which images of a pool the batch of a step holds: int64 (batch,), each in [0, pool_size).
 
-    A pure function, so resuming needs no state, and each of several processes takes its own part of the result. The pool
-    is shuffled anew in each epoch, and no image comes twice in one.
+    A pure function, so resuming needs no state, and each of several processes takes its own part of the result. The
+    pool is shuffled anew in each epoch, and no image comes twice in one.
 
     Args:
         pool_size: number of images to draw from.

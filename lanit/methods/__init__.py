@@ -51,7 +51,12 @@ def load_method(run: Path, device: str = "cpu") -> Method:
     described = json.loads(record.read_text())
     options = described["options"]
     method = create_method(
-        described["method"], options["settings"], options["size"], options["domains"], options["language"], device=device
+        described["method"],
+        options["settings"],
+        options["size"],
+        options["domains"],
+        options["language"],
+        device=device,
     )
     try:
         missing, unexpected = load_model(method.averaged, weights, strict=False, device=str(device))
@@ -60,5 +65,7 @@ def load_method(run: Path, device: str = "cpu") -> Method:
     # Learned prompts are part of a model, and have done their part in its texts.safetensors.
     wrong = [*missing, *(name for name in unexpected if not name.startswith("prompts."))]
     if wrong:
-        raise LanitError(f"{weights} does not fit the settings in {record}: {wrong[0]} is missing or has no place there")
+        raise LanitError(
+            f"{weights} does not fit the settings in {record}: {wrong[0]} is missing or has no place there"
+        )
     return method

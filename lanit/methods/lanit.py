@@ -278,7 +278,7 @@ class Lanit:
         fake_content = generator.encode(fake)  # c^ŷ, for the cycle and for ŷ'
 
         adv = losses.adversarial(self._discriminate(fake), self._pairs(part), real=True)
-        sty = losses.distance(losses.aggregate(style_encoder(fake), d_y), style)  # eq. 8, on what the generator was given
+        sty = losses.distance(losses.aggregate(style_encoder(fake), d_y), style)  # eq. 8, on what the generator got
         total, terms = weight.adv * adv, {"g_adv": adv.detach(), "sty": part.share * sty.detach()}
         of_images = weight.sty * sty
         if draft.fake_other is not None:
@@ -291,7 +291,11 @@ class Lanit:
             cycled, inverse = generator.decode(torch.cat([fake_content, fake_content]), decoded).chunk(2)
             of_fake, of_inverse = self.guide.similarities(torch.cat([fake, inverse]), texts).chunk(2)
             dl = losses.domain_regularisation(
-                (d_y, of_fake), (draft.flipped, of_inverse), draft.domain, weight.similarity, self.guide.clip.logit_scale
+                (d_y, of_fake),
+                (draft.flipped, of_inverse),
+                draft.domain,
+                weight.similarity,
+                self.guide.clip.logit_scale,
             )
             of_images = of_images + weight.dl * dl
             terms["dl"] = part.share * dl.detach()
@@ -338,10 +342,15 @@ def _check(options: LanitOptions, language: LanguageOptions | None) -> None:
     if options.loss.r1_every < 1 or options.prompts.relabel_every < 1:
         raise LanitError("train.lanit.loss.r1_every and train.lanit.prompts.relabel_every must be at least 1")
     if options.loss.ds_decay <= 0:
-        raise LanitError("train.lanit.loss.ds_decay is a share of the budget above 0; ds: 0 switches diversification off")
+        raise LanitError(
+            "train.lanit.loss.ds_decay is a share of the budget above 0; ds: 0 switches diversification off"
+        )
     if not 0 <= options.prompts.start <= 1:
-        raise LanitError(f"train.lanit.prompts.start is a share of the budget, from 0 to 1, not {options.prompts.start}")
+        raise LanitError(
+            f"train.lanit.prompts.start is a share of the budget, from 0 to 1, not {options.prompts.start}"
+        )
     if language is not None and language.prompts == "learned" and options.loss.dl == 0:
         raise LanitError(
-            "prompts learn from the language loss alone, and train.lanit.loss.dl is 0; give it a weight or set prompts: frozen"
+            "prompts learn from the language loss alone, and train.lanit.loss.dl is 0; "
+            "give it a weight or set prompts: frozen"
         )

@@ -30,8 +30,8 @@ def pair_weights(labels: Tensor, normalise: str, pairs: Tensor, share: float) ->
     """Weights (B, N) of the (image, active domain) pairs in the adversarial term; zero where d is.
 
     `"image"` is eq. 5 as printed: the domains of an image are summed, and images averaged. `"pair"` averages over all
-    pairs, so that the term keeps its size whatever N is. Both average over the whole batch, of which these B images are a
-    part.
+    pairs, so that the term keeps its size whatever N is. Both average over the whole batch, of which these B images
+    are a part.
 
     Args:
         labels: d (B, N).
@@ -70,10 +70,10 @@ def r1_penalty(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def flip_one(labels: Tensor, draws: Draws, slack: bool = False) -> tuple[Tensor, Tensor]:
-    """Pick a domain n for each image and flip its entry (fig. 4): on → off and off → on equally often where both can be.
+    """Pick a domain n for each image and flip its entry (fig. 4): on → off as often as off → on where both can be.
 
-    An image's only active domain is never switched off, since no domain would be left to take a style from, unless there
-    is a slack domain: it is on where no candidate is, and never picked itself.
+    An image's only active domain is never switched off, since no domain would be left to take a style from, unless
+    there is a slack domain: it is on where no candidate is, and never picked itself.
 
     Args:
         labels: d (B, N), on any device; with `slack`, its last column is the slack domain's.

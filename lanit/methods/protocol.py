@@ -19,8 +19,9 @@ from lanit.data.draws import Draws
 class Batch:
     """One part of the batch of a step: a process has one, or several one after the other (gradient accumulation).
 
-    Losses are sums over the whole batch, all parts of all processes, so that the parts' gradients add up to those of one
-    process with all the images: a mean over images is taken times `share`, and a mean over pairs is a sum over `pairs`.
+    Losses are sums over the whole batch, all parts of all processes, so that the parts' gradients add up to those of
+    one process with all the images: a mean over images is taken times `share`, and a mean over pairs is a sum over
+    `pairs`.
     """
 
     source: Tensor  # (B, 3, H, W) float32 in [-1, 1], channels last
@@ -39,7 +40,7 @@ class Update:
     """One descent of a step."""
 
     networks: tuple[str, ...]  # whose parameters move, and no others
-    # Part i → what to descend on, and its terms by name, detached: this part's contributions, which add up over all parts.
+    # Part i → what to descend on, and its terms by name, detached: this part's contributions, which add up over parts.
     loss: Callable[[int], tuple[Tensor, dict[str, Tensor]]]
     leaves: tuple[Tensor, ...] = ()  # what else receives a gradient
     finish: Callable[[], None] = lambda: None  # after the parts' backward passes and before gradients are summed
@@ -48,20 +49,20 @@ class Update:
 class Method(Protocol):
     """A translation method: networks, the updates of one training step, and a way to translate.
 
-    Its constructor is `Method(options: the method's dataclass, size, domains: list[str], language, labels_folder, device)`;
-    see `lanit.methods.create_method`.
+    Its constructor, which `lanit.methods.create_method` calls, is
+    `Method(options: the method's dataclass, size, domains: list[str], language, labels_folder, device)`.
     """
 
     needs_labels: bool  # does it read pseudo labels?
     splits: bool  # may a process work through its batch in parts? Not where a loss is not a sum over images or pairs
     networks: nn.ModuleDict  # trained, in checkpoints
-    averaged: nn.ModuleDict  # exponential moving averages, by the names in `networks`: these translate, and are the model
+    averaged: nn.ModuleDict  # exponential moving averages by names in `networks`: these translate, and are the model
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimisers, by the names of the networks that they move."""
 
     def updates(self, parts: Sequence[Batch]) -> Iterator[Update]:
-        """Yield the updates of one step, each to be taken before the next is asked for; nothing waits for the device."""
+        """Yield the updates of a step, each to be taken before the next is asked for; nothing waits for the device."""
 
     def averaging(self, progress: float) -> dict[str, float]:
         """Name in `averaged` → decay of its moving average at this point; a decay of 0 copies the network."""
@@ -72,7 +73,7 @@ class Method(Protocol):
     # The next three, and `language: LanguageOptions`, belong to methods that need labels.
 
     def cover(self, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Labels (M, N) of the label stage → the method's own (M, N'): it may have a slack domain for images without."""
+        """Labels (M, N) of the label stage → the method's own (M, N'): it may add a slack domain for images without."""
 
     def relabels(self, step: int, progress: float) -> bool:
         """Are the labels to be made anew before this step?"""

@@ -1,4 +1,4 @@
-"""Networks of StarGAN v2 (Choi et al., CVPR 2020) for N domains, without the high-pass path; LANIT uses them as they are.
+"""Networks of StarGAN v2 (Choi et al., CVPR 2020) for N domains, without the high-pass path; LANIT uses them unchanged.
 
 Every network returns its values for all N domains at once; who calls it weights them by multi-hot labels. At 256² with
 64 base channels, at most 512, style 64, latent 16, hidden 512 and N = 10 the numbers of parameters are the paper's:

@@ -26,7 +26,8 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     os.close(directory)
     found = find(folder)
     place = found.index(path_of(folder, step)) + 1
-    for path in (*found[: max(0, place - KEPT)], *found[place:]):  # later ones were damaged: the run went on from before
+    # Later ones were damaged: the run went on from before.
+    for path in (*found[: max(0, place - KEPT)], *found[place:]):
         path.unlink()
 
 

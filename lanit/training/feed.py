@@ -80,7 +80,7 @@ class Feed:
         return [self._part(drawn, start, count, pairs, step) for start in starts]
 
     def samples(self, count: int = 6) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Sources and references, evenly spaced in the first pool, and the references' first labels: always the same."""
+        """Evenly spaced sources and references of the first pool, and the references' first labels: always the same."""
         if self._samples is None:
             rows = self.pool[np.linspace(0, len(self.pool) - 1, 2 * count).astype(int)]
             images = self._images(rows)

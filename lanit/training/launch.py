@@ -2,8 +2,9 @@
 
     python -m lanit.training.launch --standalone --nproc-per-node=2 -m lanit train …    # torchrun's own arguments
 
-torchrun ends with 1 whatever its workers' status, and dies of signals that it does not know. A worker that has not saved in
-time, `PATIENCE` or TORCH_ELASTIC_SHUTDOWN_TIMEOUT, is killed; the next start continues from the checkpoint before.
+torchrun ends with 1 whatever its workers' status, and dies of signals that it does not know. A worker that has not
+saved in time, `PATIENCE` or TORCH_ELASTIC_SHUTDOWN_TIMEOUT, is killed; the next start continues from the checkpoint
+before.
 """
 
 from __future__ import annotations

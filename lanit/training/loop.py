@@ -79,7 +79,13 @@ class Training:
         self.steps = -(-options.images // options.batch)
         torch.manual_seed(options.seed)
         self.method = create_method(
-            options.method, options.settings, options.size, options.domains, options.language, inputs.labels, world.device
+            options.method,
+            options.settings,
+            options.size,
+            options.domains,
+            options.language,
+            inputs.labels,
+            world.device,
         )
         if options.accumulate > 1 and not self.method.splits:
             raise LanitError(f"{options.method} learns from whole batches: train.accumulate must be 1")
@@ -131,14 +137,17 @@ class Training:
                         saved = time.monotonic()
                     if stopping and done < self.steps:
                         if world.leads:
-                            print(f"stopped after step {done}, and saved; start the same command again to go on", flush=True)
+                            print(
+                                f"stopped after step {done}, and saved; start the same command again to go on",
+                                flush=True,
+                            )
                         return False
         if world.leads:
             self._finish()
         return True
 
     def _take(self, parts: Sequence[Batch], norms: bool) -> dict[str, Tensor]:
-        # Nothing here draws from the global generator; a network that does (dropout) shall go on after a restart as well.
+        # Nothing here draws from the global generator; a network that does (dropout) shall go on after a restart, too.
         torch.manual_seed(_mix(self.options.seed, self.step, self.world.rank))
         losses = take_step(self.method, parts, self.options.precision, norms)
         average(self.method.averaged, self.method.networks, self.method.averaging(parts[0].progress))
@@ -177,7 +186,9 @@ class Training:
 
         found = read_labels(inputs.labels, "train")
         if list(found.keys) != self.feed.store.keys:
-            raise LanitError(f"the labels in {inputs.labels} are not of the images in {inputs.manifest}; label them again")
+            raise LanitError(
+                f"the labels in {inputs.labels} are not of the images in {inputs.manifest}; label them again"
+            )
         if list(found.domains) != self.options.domains:
             raise LanitError(
                 f"the labels in {inputs.labels} are of the domains {', '.join(found.domains)}, and "
@@ -188,7 +199,9 @@ class Training:
         self.feed.label(self.method.cover(found.labels), self.advice)
         if language.prompts == "learned":
             if not inputs.embeddings:
-                raise LanitError("prompts that learn make labels anew from embeddings; give their files with --embeddings")
+                raise LanitError(
+                    "prompts that learn make labels anew from embeddings; give their files with --embeddings"
+                )
             if self.world.leads:
                 self.embeddings = torch.from_numpy(_read_embeddings(inputs.embeddings, found.keys))
 
@@ -284,7 +297,7 @@ class Training:
 
 
 def code_version() -> str:
-    """The git revision of the code that runs, `-dirty` where tracked files differ from it; `unknown` outside a checkout."""
+    """The git revision of the code that runs, `-dirty` where tracked files differ; `unknown` outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
     try:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()

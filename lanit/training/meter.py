@@ -55,13 +55,13 @@ class Meter:
         return None
 
     def fetch(self) -> dict[str, float]:
-        """Return the means over the steps since the last call, summed over processes; all processes call it at one step."""
+        """Return the means over the steps since the last call, summed over processes, which all call it at one step."""
         sums = self.state()
         self._sums, self._counts = {}, {}
         return {name: value / count for name, (value, count) in sums.items()}
 
     def state(self) -> dict[str, tuple[float, int]]:
-        """Return sums, over processes too, and numbers of steps since the last fetch; all processes call it at one step."""
+        """Return sums, over processes too, and numbers of steps since the last fetch; all call it at one step."""
         names = list(self._sums)
         if not names:
             return {}

@@ -12,7 +12,9 @@ from lanit import ranks
 from lanit.methods.protocol import Batch, Method
 
 
-def take_step(method: Method, parts: Sequence[Batch], precision: str = "fp32", norms: bool = False) -> dict[str, Tensor]:
+def take_step(
+    method: Method, parts: Sequence[Batch], precision: str = "fp32", norms: bool = False
+) -> dict[str, Tensor]:
     """Take the updates of one step; nothing here waits for the device.
 
     Args:
@@ -22,8 +24,9 @@ def take_step(method: Method, parts: Sequence[Batch], precision: str = "fp32", n
         norms: whether to measure gradients.
 
     Returns:
-        this process's contributions to the losses by name, scalars on the device; with `norms` also `norm_{network}`, the
-        norm of the gradient, summed over processes, that moved a network (the largest where it moved several times).
+        this process's contributions to the losses by name, scalars on the device; with `norms` also `norm_{network}`,
+        the norm of the gradient, summed over processes, that moved a network (the largest where it moved several
+        times).
     """
     device = parts[0].source.device.type
     report: dict[str, Tensor] = {}

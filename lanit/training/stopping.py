@@ -54,6 +54,8 @@ def alone_in(folder: Path, patience: float = 60.0) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > waited:
-                    raise LanitError(f"another training is at work in {folder}; end it, or give another --output") from None
+                    raise LanitError(
+                        f"another training is at work in {folder}; end it, or give another --output"
+                    ) from None
             time.sleep(0.2)
         yield

@@ -11,7 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--options", required=True, help="JSON, or the path of a JSON or YAML file")
     parser.add_argument("--manifest", required=True, type=Path, help="manifest.parquet of the dataset")
     parser.add_argument("--labels", type=Path, help="folder of pseudo labels, for a method that needs them")
-    parser.add_argument("--embeddings", type=Path, nargs="+", default=[], help="of the train shards, where prompts learn")
+    parser.add_argument(
+        "--embeddings", type=Path, nargs="+", default=[], help="of the train shards, where prompts learn"
+    )
     parser.add_argument("--output", required=True, type=Path, help="folder of the run")
     parser.add_argument("--track", type=Path, help="store record of `lanit track`; without it nothing goes to MLflow")
     parser.set_defaults(run=run)
@@ -23,7 +25,8 @@ def run(arguments: argparse.Namespace) -> None:
     from lanit.training.options import TrainOptions
 
     options = parse(TrainOptions, read_options(arguments.options), "train")
-    least = {"images": 1, "batch": 1, "log_every": 1, "accumulate": 1, "samples": 0, "checkpoints": 0, "checkpoint_minutes": 0}
+    least = {"images": 1, "batch": 1, "log_every": 1, "accumulate": 1}
+    least |= {"samples": 0, "checkpoints": 0, "checkpoint_minutes": 0}
     for name, value in least.items():
         if getattr(options, name) < value:
             raise LanitError(f"train.{name} must be at least {value}, not {getattr(options, name)}")
@@ -31,7 +34,9 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.labels is None:
             raise LanitError(f"{options.method} trains on pseudo labels; give their folder with --labels")
         if options.language is None:
-            raise LanitError(f"{options.method} is led by language; the options lack train.language (clip, templates, …)")
+            raise LanitError(
+                f"{options.method} is led by language; the options lack train.language (clip, templates, …)"
+            )
 
     from lanit.training import distributed
     from lanit.training.loop import Inputs, train

@@ -27,7 +27,8 @@ def inputs(faces, tmp_path, unit):
     for split, shard in (("train", 0), ("train", 1), ("test", 0)):
         rows = read_manifest(faces, split)
         keys = rows.loc[rows["shard"] == shard, "key"].tolist()[::-1]
-        write_tensors(tmp_path / f"{split}-{shard}.safetensors", {"embeddings": unit(rng, len(keys), 8)}, {"keys": keys})
+        embeddings = unit(rng, len(keys), 8)
+        write_tensors(tmp_path / f"{split}-{shard}.safetensors", {"embeddings": embeddings}, {"keys": keys})
     return tmp_path
 
 

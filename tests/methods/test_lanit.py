@@ -155,7 +155,8 @@ def derived(method, part, ds_weight, similarity, normalise):
         return 0.5 * slope.square().sum() / len(y)
 
     def entropy(images, d, texts):
-        v = F.normalize(F.linear(images.flatten(1), method.guide.map.weight.double(), method.guide.map.bias.double()), dim=1)
+        encoder = method.guide.map
+        v = F.normalize(F.linear(images.flatten(1), encoder.weight.double(), encoder.bias.double()), dim=1)
         total = 0.0
         for i, row in enumerate(v @ texts.T):
             f = row[n[i]]
@@ -201,7 +202,8 @@ def derived(method, part, ds_weight, similarity, normalise):
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("similarity, normalise", [("cosine", "image"), ("logit", "pair")])
 def test_every_loss_and_gradient_is_that_of_a_float64_derivation(lanit, learned, similarity, normalise):
-    method = lanit(learned, ds=0.7, dl=0.6, r1=2.0, sty=1.3, cyc=0.8, adv=0.9, similarity=similarity, adversarial=normalise)
+    weights = {"ds": 0.7, "dl": 0.6, "r1": 2.0, "sty": 1.3, "cyc": 0.8, "adv": 0.9}
+    method = lanit(learned, **weights, similarity=similarity, adversarial=normalise)
     progress = 0.1 if not learned else 0.7
     ds_weight = 0.7 * (1 - progress / (130 / 150))
     (part,) = batch(progress)
@@ -228,7 +230,9 @@ def test_parts_of_a_batch_add_up_to_the_whole(lanit, learned, parts):
     assert reports[0].keys() == reports[1].keys()
     # The first update sees the same networks; the later ones networks that Adam moved, by signs that rounding can flip.
     assert all(reports[1][key].item() == pytest.approx(reports[0][key].item(), rel=1e-5) for key in ("d_adv", "r1"))
-    assert all(reports[1][key].item() == pytest.approx(reports[0][key].item(), rel=0.05) for key in ("dl", "cyc", "sty"))
+    assert all(
+        reports[1][key].item() == pytest.approx(reports[0][key].item(), rel=0.05) for key in ("dl", "cyc", "sty")
+    )
 
 
 def test_an_update_is_adams_on_the_losses_own_gradient(lanit):
@@ -360,7 +364,9 @@ def test_the_same_seed_gives_the_same_bits_and_draws_nothing_from_the_global_gen
 
 def test_a_slack_domain_has_networks_of_its_own_and_trains(lanit):
     method = lanit(uncovered="slack")
-    labels = method.cover(np.array([[True, False, True], [False, False, False], [True, True, True], [False, True, False]]))
+    labels = method.cover(
+        np.array([[True, False, True], [False, False, False], [True, True, True], [False, True, False]])
+    )
     assert labels[:, 3].tolist() == [False, True, False, False]
     before = snapshot(method)
     report = take_step(method, batch(labels=torch.from_numpy(labels).float()))

@@ -126,7 +126,8 @@ def test_gradients_of_the_language_loss_are_the_slopes_of_its_value(labels, simi
 
     assert torch.autograd.gradcheck(loss, (of_fake.requires_grad_(), of_inverse.requires_grad_()))
     loss(of_fake, of_inverse).backward()
-    for i, n in enumerate(domain.tolist()):  # ŷ is pulled towards d_n, ŷ' away from it: the flipped label is truly flipped
+    # ŷ is pulled towards d_n, ŷ' away from it: the flipped label is truly flipped.
+    for i, n in enumerate(domain.tolist()):
         towards = 1 if labels[i, n] else -1
         assert of_fake.grad[i, n] * towards < 0 < of_inverse.grad[i, n] * towards
 

@@ -31,8 +31,8 @@ def manifest(tmp_path_factory):
     indices = []
     for split, shard in (("train", 0), ("train", 1), ("test", 0)):
         indices.append(f"{shards}/{split}-{shard}.parquet")
-        assert main(["shard", "write", "--plan", f"{shards}/plan.parquet", "--options", options, "--split", split, "--shard",
-                     str(shard), "--output", f"{shards}/{split}-{shard}.tar", "--index", indices[-1]]) == 0
+        assert main(["shard", "write", "--plan", f"{shards}/plan.parquet", "--options", options, "--split", split,
+                     "--shard", str(shard), "--output", f"{shards}/{split}-{shard}.tar", "--index", indices[-1]]) == 0
     assert main(["shard", "index", "--plan", f"{shards}/plan.parquet", "--indices", *indices, "--manifest",
                  f"{folder}/manifest.parquet", "--quarantine", f"{folder}/quarantine.csv", "--card",
                  f"{folder}/dataset.json"]) == 0
@@ -54,7 +54,8 @@ def language(manifest):
             towers.visual.attnpool.c_proj.bias -= towers.encode_image(images).mean(0)
         save_file(towers.state_dict(), weights)
     clip = {"model": str(config), "pretrained": str(weights)}
-    texts, embeddings = folder / "texts.safetensors", [folder / f"{name}.safetensors" for name in ("train-0", "train-1", "test-0")]
+    texts = folder / "texts.safetensors"
+    embeddings = [folder / f"{name}.safetensors" for name in ("train-0", "train-1", "test-0")]
     options = json.dumps({"clip": clip, "domains": DOMAINS, "templates": TEMPLATES})
     assert main(["embed", "texts", "--options", options, "--output", str(texts)]) == 0
     for path in embeddings:

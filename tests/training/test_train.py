@@ -1,4 +1,4 @@
-"""Training, whatever the method: fixed bits, continued after a kill, exact on any number of processes, stopped by NaN."""
+"""Training by any method: fixed bits, continued after a kill, exact on any number of processes, stopped by NaN."""
 
 import dataclasses
 import json
@@ -66,7 +66,8 @@ def test_a_run_leaves_a_model_its_description_its_losses_and_pictures(run, tmp_p
 def test_a_run_of_lanit_carries_all_that_it_needs(run, language, tmp_path):
     weights = run(tmp_path, learned(language))
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"model.safetensors", "run.json", "texts.safetensors", "prompts.json", "clip.json", "clip.safetensors"} <= names
+    assert {"model.safetensors", "run.json", "texts.safetensors", "prompts.json"} <= names
+    assert {"clip.json", "clip.safetensors"} <= names
     assert weights["prompts.vectors"].shape == (3, 16)  # a, face, with
     told = json.loads((tmp_path / "prompts.json").read_text())
     assert told["labels"]["changed"] > 0
@@ -99,12 +100,13 @@ def killed_after(steps, monkeypatch):
 
 @pytest.mark.parametrize("steps", [1, 3, 4, 5])
 def test_a_run_that_was_killed_continues_to_the_same_bits(run, options, tmp_path, monkeypatch, steps):
-    """There is a checkpoint after each step; prompts learn from the fourth on, labels are made anew before the fifth."""
+    """A checkpoint follows each step; prompts learn from the fourth on, labels are made anew before the fifth."""
     whole = run(tmp_path / "whole", options)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_after(steps, patch)
         run(tmp_path / "killed", options)
-    assert checkpoint.find(tmp_path / "killed" / "checkpoints") and not (tmp_path / "killed" / "model.safetensors").exists()
+    assert checkpoint.find(tmp_path / "killed" / "checkpoints")
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
     assert same(whole, run(tmp_path / "killed", options))
 
 
@@ -153,7 +155,8 @@ def test_a_checkpoint_of_other_labels_is_not_continued(run, language, manifest, 
 def test_labels_of_other_images_or_domains_are_an_error(run, language, manifest, tmp_path):
     from lanit.language.labels import read_labels, write_labels
 
-    with pytest.raises(LanitError, match="are of the domains hat, glasses, beard, and train.domains says beard, glasses, hat"):
+    message = "are of the domains hat, glasses, beard, and train.domains says beard, glasses, hat"
+    with pytest.raises(LanitError, match=message):
         run(tmp_path, learned(language, domains=DOMAINS[::-1]))
     labels = tmp_path / "labels"
     shutil.copytree(language["labels"], labels)
@@ -210,7 +213,9 @@ def test_a_checkpoint_is_written_when_its_minutes_are_over(run, tmp_path, monkey
     assert saved == [1, 2, 3, 4, 5]
 
 
-def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_bits(run, options, manifest, language, tmp_path, monkeypatch):
+def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_bits(
+    run, options, manifest, language, tmp_path, monkeypatch
+):
     whole = run(tmp_path / "whole", options)
     taken = []
     monkeypatch.setattr(StopRequest, "__bool__", lambda self: taken.append(1) or len(taken) == 3)
@@ -276,8 +281,8 @@ def test_what_a_batch_holds_does_not_depend_on_how_it_is_split(manifest):
     options = parse(TrainOptions, OPTIONS)
     (whole,) = Feed(options, manifest, ONE).parts(3)
     halves = [Feed(options, manifest, World(rank, 2, torch.device("cpu"))).parts(3) for rank in range(2)]
-    quarters = [Feed(parse(TrainOptions, OPTIONS | {"accumulate": 2}), manifest, World(rank, 2, torch.device("cpu"))).parts(3)
-                for rank in range(2)]  # fmt: skip
+    accumulating = parse(TrainOptions, OPTIONS | {"accumulate": 2})
+    quarters = [Feed(accumulating, manifest, World(rank, 2, torch.device("cpu"))).parts(3) for rank in range(2)]
     for split in (halves, quarters):
         parts = [part for process in split for part in process]
         assert torch.equal(whole.source, torch.cat([part.source for part in parts]))
@@ -365,11 +370,14 @@ def test_real_images_are_never_encoded_and_texts_once_a_step_in_the_second_phase
     from lanit.language.learned import Prompts
 
     encoded, texts, encode, forward = [], [], Clip.encode_image, Prompts.forward
-    monkeypatch.setattr(Clip, "encode_image", lambda self, images: encoded.append(images.detach()) or encode(self, images))
+    monkeypatch.setattr(
+        Clip, "encode_image", lambda self, images: encoded.append(images.detach()) or encode(self, images)
+    )
     monkeypatch.setattr(Prompts, "forward", lambda self: texts.append(torch.is_grad_enabled()) or forward(self))
     run(tmp_path, learned(language))
     assert [len(images) for images in encoded] == [16] * 6  # ŷ and ŷ', once a step
-    assert not any((images * 127.5 + 127.5).frac().abs().max() < 1e-3 for images in encoded)  # no picture of whole numbers
+    # None of them is a picture of whole numbers.
+    assert not any((images * 127.5 + 127.5).frac().abs().max() < 1e-3 for images in encoded)
     assert texts.count(True) == 3 and texts.count(False) == 3  # where they start, new labels, and the run's own texts
 
 
@@ -411,6 +419,7 @@ def test_networks_in_bfloat16_train_and_leave_a_model_in_float32(run, options, t
 
 def test_nothing_in_a_step_with_a_real_clip_makes_the_host_wait(manifest, language, tmp_path):
     options = parse(TrainOptions, learned(language))
-    training = loop.Training(options, Inputs(manifest, language["labels"], tuple(language["embeddings"])), tmp_path, ONE)
+    inputs = Inputs(manifest, language["labels"], tuple(language["embeddings"]))
+    training = loop.Training(options, inputs, tmp_path, ONE)
     for step in (0, 4):  # the prompts learn in the second
         take_step_without_waiting(training.method, *training.feed.parts(step))

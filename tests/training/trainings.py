@@ -14,9 +14,9 @@ CLIP = {
 }
 NETWORK = {"base": 4, "guiding_base": 4, "max_width": 8, "style": 6, "bottleneck": 4, "residual_blocks": 1, "hidden": 8}
 OPTIONS = {
-    "dataset": "faces", "method": "tunit", "domains": ["hat", "glasses"], "seed": 3, "size": 16, "images": 48, "batch": 8,
-    "settings": {"network": NETWORK, "warmup": 0.3, "loss": {"queue": 16}}, "log_every": 2, "samples": 2, "checkpoints": 6,
-    "device": "cpu",
+    "dataset": "faces", "method": "tunit", "domains": ["hat", "glasses"], "seed": 3,
+    "size": 16, "images": 48, "batch": 8, "settings": {"network": NETWORK, "warmup": 0.3, "loss": {"queue": 16}},
+    "log_every": 2, "samples": 2, "checkpoints": 6, "device": "cpu",
 }  # fmt: skip
 
 

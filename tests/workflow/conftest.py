@@ -50,7 +50,13 @@ def runner(folder: Path) -> Run:
         if paths:
             command += ["--configfile", *paths]
         return subprocess.run(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, env=os.environ
+            command,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            env=os.environ,
         )
 
     return run

@@ -26,13 +26,17 @@ MISTAKES = [
     ({"labeller": "adaptiv"}, r"labeller names 'adaptiv', which is not there; did you mean 'adaptive'\?"),
     ({"labellers": {"top5": {"kind": "top_k"}}}, r"labellers\.top5 is wrong: 'k' is a required property"),
     ({"domains": [4, 17]}, r"dataset\.faces\.domains holds 16 names, not the N = 17 of .*"),
-    ({"dataset": {"faces": {"clip": "clip"}}}, r"dataset\.faces\.clip names 'clip', which is not there; known are faces"),
-    ({"dataset": {"faces": {"features": "inception"}}}, r"dataset\.faces\.features names 'inception', which is not there; known are faces"),
+    ({"dataset": {"faces": {"clip": "clip"}}},
+     r"dataset\.faces\.clip names 'clip', which is not there; known are faces"),
+    ({"dataset": {"faces": {"features": "inception"}}},
+     r"dataset\.faces\.features names 'inception', which is not there; known are faces"),
     ({"dataset": {"faces": {"sise": 32}}}, r"dataset\.faces\.sise is not a key here; did you mean 'size'\?"),
-    ({"dataset": {"faces": {"templates": ["a face"]}}}, r"dataset\.faces\.templates\.0 is wrong: 'a face' does not match .*"),
+    ({"dataset": {"faces": {"templates": ["a face"]}}},
+     r"dataset\.faces\.templates\.0 is wrong: 'a face' does not match .*"),
     ({"dataset": {"faces": {"size": "32"}}}, r"dataset\.faces\.size is wrong: '32' is not of type 'integer'"),
     ({"clip": {"faces": {"pretrained": "openai"}}}, r"clip\.faces must hold either `pretrained` .* or `train`"),
-    ({"clip": {"faces": {"model": "clip.json"}}}, r"clip\.faces\.model names clip\.json, where no file is; put it there or give its place"),
+    ({"clip": {"faces": {"model": "clip.json"}}},
+     r"clip\.faces\.model names clip\.json, where no file is; put it there or give its place"),
     ({"train": {"lanit": {"batch": 0}}}, r"train\.lanit\.batch is wrong: 0 is less than the minimum of 1"),
     ({"train": {"lanit-top1": {"like": "lanit"}}}, r"train is wrong: 'lanit-top1' does not match .*"),
     ({"train": {"mine": {"batch": 8}}},
@@ -174,7 +178,11 @@ def test_a_labeller_may_have_templates_of_its_own(snakemake):
     """They make its texts and are what a training's prompts start from; the images are embedded once."""
     names = ["lanit train", "lanit embed", "lanit label"]
     commands = planned(snakemake, *names, overlays=[CONFIGS / "prompts.yaml", {"seeds": [0]}])
-    texts = {c["output"][0].rsplit("/", 1)[1]: c["options"] for c in commands if {"templates", "domains"} <= set(c["options"])}
+    texts = {
+        c["output"][0].rsplit("/", 1)[1]: c["options"]
+        for c in commands
+        if {"templates", "domains"} <= set(c["options"])
+    }
     assert texts["texts.safetensors"]["templates"] == ["a face with {}."]
     assert texts["texts-poor.safetensors"]["templates"] == ["no {}."]
     labels = {c["output"][0].rsplit("/", 1)[1]: c for c in commands if "texts" in c and "run" not in c}

@@ -11,8 +11,8 @@ BASE = Path(workflow.basedir)
 
 include: "configuration.smk"
 
-# Rules run the checkout beside the Snakefile, installed or not: with the Python that runs Snakemake, or under --use-conda
-# with the environment's, activated before this.
+# Rules run the checkout beside the Snakefile, installed or not: with the Python that runs Snakemake, or under
+# --use-conda with the environment's, activated before this.
 CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 COMMAND_PATHS = f"export PYTHONPATH={shlex.quote(str(BASE))}; " + (
     "" if CONDA else f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "

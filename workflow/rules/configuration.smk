@@ -59,12 +59,18 @@ def check_dataset(name):
             if len(domains[n]) != n:
                 fail(f"{where}.domains.{n}", f"holds {len(domains[n])} names; it must hold {n}")
         elif n > len(domains):
-            fail(f"{where}.domains", f"holds {len(domains)} names, not the N = {n} of `domains`; add names or drop that N")
+            fail(
+                f"{where}.domains",
+                f"holds {len(domains)} names, not the N = {n} of `domains`; add names or drop that N",
+            )
     clip, features = config["clip"][dataset["clip"]], config["features"][dataset["features"]]
     if "train" in clip:
         pick(f"clip.{dataset['clip']}.train.dataset", clip["train"]["dataset"], config["dataset"])
         if "pretrain" not in config["dataset"][clip["train"]["dataset"]]["shards"]:
-            fail(f"clip.{dataset['clip']}.train", "needs split pretrain in the `shards` of the dataset that it learns from")
+            fail(
+                f"clip.{dataset['clip']}.train",
+                "needs split pretrain in the `shards` of the dataset that it learns from",
+            )
     if ("train" in clip) == (clip["pretrained"] is not None):
         fail(f"clip.{dataset['clip']}", "must hold either `pretrained` (a tag or a file) or `train`")
     if features["kind"] == "judge" and "pretrain" not in dataset["shards"]:

@@ -1,8 +1,9 @@
 """Run a command with K GPUs of its own: python lease_gpus.py K COMMAND…
 
-Snakemake counts GPUs but does not say which: two jobs at once would share the first. A lease is a lock on a file, which the
-command inherits and the system releases when it ends, however it ends. For K = 0 the command sees no GPU. Under SLURM,
-which names a job's GPUs itself, it runs as it is. Where CUDA_VISIBLE_DEVICES is set, the GPUs are taken from those that it names.
+Snakemake counts GPUs but does not say which: two jobs at once would share the first. A lease is a lock on a file, which
+the command inherits and the system releases when it ends, however it ends. For K = 0 the command sees no GPU. Under
+SLURM, which names a job's GPUs itself, it runs as it is. Where CUDA_VISIBLE_DEVICES is set, the GPUs are taken from
+those that it names.
 """
 
 import fcntl
@@ -18,7 +19,9 @@ def main(count: int, command: list[str]) -> None:
     if "SLURM_JOB_ID" not in os.environ:
         devices = list_devices() if count else []
         if len(devices) < count:
-            sys.exit(f"{count} GPUs are asked for, and this machine shows {len(devices)}; ask for fewer, or run on its CPUs")
+            sys.exit(
+                f"{count} GPUs are asked for, and this machine shows {len(devices)}; ask for fewer, or run on its CPUs"
+            )
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease(devices, count) if count else [])
     os.execvp(command[0], command)
 

@@ -1,7 +1,7 @@
 """Unpack a folder of photos for `workflow/configs/photos.yaml`: python unpack_photos.py FROM TO.
 
-FROM holds `train.tar.gz`, `test.tar.gz` and `pretrain.tar.gz`, each with one folder of class folders of its own name, and
-`clip-photos.json` with `clip-photos.safetensors`. What is in TO already is left as it is.
+FROM holds `train.tar.gz`, `test.tar.gz` and `pretrain.tar.gz`, each with one folder of class folders of its own name,
+and `clip-photos.json` with `clip-photos.safetensors`. What is in TO already is left as it is.
 """
 
 import os
