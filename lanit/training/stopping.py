@@ -34,7 +34,9 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self._signalled or (self._parent is not None and os.getppid() != self._parent)
 
-    def _note(self, *_: object) -> None:
+    def _note(self, number: int, _: object) -> None:
+        if self._signalled and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait for the step to end
         self._signalled = True
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -223,6 +224,16 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_bits(
     assert not loop.train(parse(TrainOptions, options | {"checkpoints": 0}), inputs, tmp_path / "x", None, ONE)
     assert [path.name for path in checkpoint.find(tmp_path / "x" / "checkpoints")] == ["000000003.pt"]
     assert same(whole, run(tmp_path / "x", options))
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with StopRequest() as stop:
+        assert not stop
+        signal.raise_signal(signal.SIGINT)
+        assert stop
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_two_trainings_do_not_write_into_one_folder(tmp_path):
