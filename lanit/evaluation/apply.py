@@ -72,7 +72,7 @@ def apply(arguments: argparse.Namespace) -> None:
 
     from lanit.evaluation.features import choose_device
     from lanit.evaluation.grid import draw_grid
-    from lanit.evaluation.translate import translate_images
+    from lanit.evaluation.pixels import translate_images
 
     model = Model(arguments.run_folder, record, choose_device(arguments.device))
     shown = [None if target.reference is None else _read(target.reference, model.size) for target in targets]
@@ -108,7 +108,7 @@ def choose_targets(texts: Sequence[str], references: Sequence[Path], record: dic
     Raises:
         LanitError: a text names what is none of the run's domains, or a reference is not there.
     """
-    from lanit.evaluation.translate import domain_names
+    from lanit.evaluation.pixels import domain_names
     from lanit.methods import needs_labels
 
     for path in references:
@@ -186,7 +186,7 @@ class Model:
         import numpy as np
         import torch
 
-        from lanit.evaluation.translate import method_labels
+        from lanit.evaluation.pixels import method_labels
 
         labels = np.zeros((count, len(self.domains)), dtype=bool)
         labels[:, domains] = True
@@ -196,7 +196,7 @@ class Model:
         """The method's labels (B, N') of images, as the label stage makes them."""
         import torch
 
-        from lanit.evaluation.translate import at_least_one
+        from lanit.evaluation.pixels import at_least_one
         from lanit.language.labels import label
 
         labeller, clip, texts = self._language

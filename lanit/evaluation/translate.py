@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lanit.config import LanitError, parse, read_options
+from lanit.evaluation.pixels import at_least_one, domain_names, method_labels, translate_images
 from lanit.evaluation.protocols import Pairs, Protocol, class_columns, draw_pairs, draw_picture_rows
 
 if TYPE_CHECKING:
@@ -129,29 +130,6 @@ def translate_test_images(arguments: argparse.Namespace) -> None:
     print(f"{made}, {extractor.name} features")
 
 
-def domain_names(domains: list[str], labelled: bool) -> list[str]:
-    """What a run's domains are called: clusters by their number, where the method is not led by the names."""
-    return domains if labelled else [f"cluster {i + 1}" for i in range(len(domains))]
-
-
-def method_labels(method: Method, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Labels (M, N) of the named domains as the method's own (M, N')."""
-    return method.cover(labels) if method.needs_labels else labels
-
-
-def at_least_one(method: Method, labels: NDArray[np.bool_], similarities: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The method's labels (M, N') of images, by their pseudo labels and similarities (M, N).
-
-    An image above the threshold in no domain is in the method's slack domain, where it has one, or else in its nearest.
-    """
-    import numpy as np
-
-    chosen = np.array(method_labels(method, labels), dtype=bool)
-    without = ~chosen.any(axis=1)
-    chosen[without, similarities[without].argmax(axis=1)] = True
-    return chosen
-
-
 def style_labels(
     method: Method, folder: Path, keys: list[str], domains: list[str]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -218,21 +196,6 @@ class Translator:
     def grid(self, rows: NDArray[np.int64], styles: Tensor) -> NDArray[np.uint8]:
         """Every source with every style: uint8 (S, R, H, W, 3)."""
         return _pixels([self.translate(row.repeat(len(styles)), styles) for row in rows])
-
-
-def translate_images(method: Method, images: Tensor, styles: Tensor) -> Tensor:
-    """Translate images (B, 3, H, W) in [-1, 1], and round as a saved PNG would: uint8 (B, 3, H, W) on the CPU.
-
-    Raises:
-        LanitError: a translation is not finite.
-    """
-    import torch
-
-    with torch.no_grad():
-        images = method.translate(images, styles)
-    if not torch.isfinite(images).all():
-        raise LanitError("the run's translations are not finite; its training diverged, so train it anew")
-    return images.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8).cpu()
 
 
 def translate_pairs(
