@@ -253,7 +253,7 @@ def test_the_readmes_example_of_variants_is_sound(monkeypatch):
     monkeypatch.chdir(ROOT)
     example = re.search(r"```yaml\n(methods:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     made = variants(yaml.safe_load(example))
-    assert made["lanit_learned"]["prompts"] == "learned" and made["lanit_weak"]["settings"]["loss"]["dl"] == 0.01
+    assert made["lanit_frozen"]["prompts"] == "frozen" and made["lanit_weak"]["settings"]["loss"]["dl"] == 0.01
 
 
 def test_the_papers_domains_are_lists_of_their_length():

@@ -62,7 +62,7 @@ def test_a_changed_protocol_trains_nothing(smoke):
 def test_one_n_more_reuses_shards_and_embeddings(smoke):
     _, run, _ = smoke
     jobs = planned(run, {"domains": [4, 7, 10]})
-    assert jobs == {"label": 4, "train": 2, "translate": 2, "score": 2, "compare": 1, "all": 1}
+    assert jobs == {"label": 4, "train": 2, "relabel": 1, "translate": 2, "score": 2, "compare": 1, "all": 1}
 
 
 def planned(run, overlay: dict) -> dict[str, int]:
