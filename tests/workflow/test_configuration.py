@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -172,6 +173,23 @@ def test_what_prompts_have_learned_labels_the_images_anew(snakemake):
     assert used == {run: [f"{run}/labels"], "results/faces/lanit-n4/seed0": ["results/faces/labels/adaptive-n4"]}
     (compare,) = [c for c in commands if "quality" in c]
     assert f"{run}/labels/quality.json" in compare["quality"] and compare["prompts"] == [f"{run}/prompts.json"]
+
+
+def test_where_there_are_gpus_a_training_leases_one(snakemake, tmp_path, monkeypatch):
+    """And none where the machine has none, or the user says so."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    said = {}
+    cases = (("one", "0\\n1\\n", ()), ("cpu", "0\\n1\\n", ("--set-resources", "train:gpu=0")), ("none", "", ()))
+    for name, gpus, arguments in cases:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{gpus}'\n")
+        (folder / "nvidia-smi").chmod(0o755)
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+            result = snakemake("--dry-run", "--quiet", "progress", "--printshellcmds", *arguments)
+        said[name] = set(re.findall(r'lease_gpus.py" (\d+)', result.stdout))
+    assert said == {"one": {"1"}, "cpu": {"0"}, "none": {"0"}}
 
 
 def test_a_labeller_may_have_templates_of_its_own(snakemake):
