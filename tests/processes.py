@@ -8,7 +8,7 @@ import torch.multiprocessing
 def in_processes(function, size, folder):
     """What `function()` returns in each of `size` processes; it must be at the top of a module."""
     torch.multiprocessing.spawn(_join, (function, size, folder), nprocs=size)
-    return [torch.load(folder / f"{rank}.pt") for rank in range(size)]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
 
 
 def _join(rank, function, size, folder):
