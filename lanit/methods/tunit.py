@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lanit import ranks
 from lanit.config import LanitError
-from lanit.language.guide import LanguageOptions
 from lanit.methods.losses import aggregate
 from lanit.methods.protocol import Batch, Update
 from lanit.methods.tunit_losses import contrastive_loss, gradient_penalty, hinge_loss, mutual_information
@@ -95,7 +95,7 @@ class Tunit:
         options: TunitOptions,
         size: int,
         domains: list[str],
-        language: LanguageOptions | None = None,
+        language: dict[str, Any] | None = None,
         labels_folder: Path | None = None,
         device: torch.device | str = "cpu",
     ) -> None:

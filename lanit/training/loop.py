@@ -248,8 +248,8 @@ class Training:
         state = state or checkpoint.load(folder / name)  # all processes see one file system
         self.method.networks.load_state_dict(state["networks"])
         self.method.averaged.load_state_dict(state["averaged"])
-        for name, optimiser in self.method.optimisers().items():
-            optimiser.load_state_dict(state["optimisers"][name])
+        for network, optimiser in self.method.optimisers().items():
+            optimiser.load_state_dict(state["optimisers"][network])
         if state["labels"] is not None:
             self.feed.label(state["labels"].numpy(), self.advice)
         self.step, self.seconds = state["step"], state["seconds"]

@@ -61,9 +61,9 @@ def take_step(
 @torch.no_grad()
 def _sum_over_processes(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Replace each gradient by its sum over the processes, in one message."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if ranks.count() == 1:
         return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     summed = ranks.total(torch.cat([gradient.reshape(-1) for gradient in gradients]))
     for gradient, values in zip(gradients, summed.split([gradient.numel() for gradient in gradients])):
         gradient.copy_(values.view_as(gradient))

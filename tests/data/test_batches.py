@@ -1,9 +1,11 @@
-"""Batches: which images a step sees is a function of seed, step and rank; and the images are the shards' own."""
+"""Batches: which images a step sees is a function of seed and step; and the images are the shards' own."""
 
 from __future__ import annotations
 
 import shutil
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -88,6 +90,26 @@ def test_a_shard_that_changed_is_named(copy):
 
 
 # The order of samples
+
+
+def test_two_threads_that_read_at_once_get_their_own_images(drawn, expected, monkeypatch):
+    """Sample pictures are read while batches are loaded ahead, into one cache."""
+    store = ImageStore(drawn.manifest, "train")
+    halves = np.array_split(np.arange(len(store)), 2)
+    keep = store._keep
+
+    def slowly(rows, decoded):
+        slot = store._cached
+        time.sleep(0.05)  # another thread's turn
+        assert store._cached == slot
+        keep(rows, decoded)
+
+    monkeypatch.setattr(store, "_keep", slowly)
+    with ThreadPoolExecutor(2) as threads:
+        read = list(threads.map(store.read, halves))
+    for rows, images in zip(halves, read):
+        for found in (images, store.read(rows)):
+            assert np.array_equal(found.numpy(), expected[rows])
 
 
 def test_every_image_comes_once_in_an_epoch():

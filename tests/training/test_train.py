@@ -333,6 +333,20 @@ def test_few_images_with_a_label_are_a_warning_and_samples_stay_the_same(manifes
     assert all(torch.equal(a, b) for a, b in zip(first, feed.samples()))
 
 
+def test_pairs_are_counted_over_the_whole_batch_on_every_process(manifest):
+    """Half of these images have one domain, half two: a part's own pairs are seldom half of all."""
+    found = np.ones((32, 2), bool)
+    found[:16, 1] = False
+    pairs, own = np.zeros((2, 4)), np.zeros((2, 4))
+    for rank in range(2):
+        feed = Feed(parse(TrainOptions, OPTIONS), manifest, World(rank, 2, torch.device("cpu")))
+        feed.label(found, "look at the prompts")
+        for step in range(4):
+            (part,) = feed.parts(step)
+            pairs[rank, step], own[rank, step] = part.pairs, part.reference_labels.sum()
+    assert (pairs == own.sum(0)).all() and (own[0] != own[1]).any()
+
+
 def test_a_batch_is_drawn_once_even_where_few_images_have_a_label(manifest):
     """The released code draws until every image has a label: at 8 in 32 that is 4⁸ times."""
     found = np.zeros((32, 2), bool)
