@@ -46,7 +46,7 @@ def read_tensors(path: Path, needed: tuple[str, ...], command: str) -> tuple[dic
     try:
         with safe_open(path, "np") as file:
             metadata = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError) as error:
         raise LanitError(f"{path} is not what {command} writes ({error}); remove it and run {command} again") from None
     missing = [name for name in needed if name not in arrays and name not in metadata]

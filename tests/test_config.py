@@ -32,16 +32,19 @@ def test_nested_values_are_converted_and_defaults_filled():
     assert parse(Outer, {"names": [], "place": None}).place is None
 
 
-@pytest.mark.parametrize("values, message", [
-    ({}, "options lacks the key 'names'"),
-    ({"names": ["x"], "iner": {}}, "options has an unknown key 'iner'; did you mean 'inner'"),
-    ({"names": ["x"], "inner": {"rate": "fast"}}, "options.inner.rate must be of type float, not 'fast'"),
-    ({"names": ["x"], "inner": {"rate": True}}, "options.inner.rate must be of type float, not True"),
-    ({"names": ["x"], "inner": {"kind": "c"}}, "options.inner.kind must be one of a, b, not 'c'"),
-    ({"names": "x"}, "options.names must be a list, not 'x'"),
-    ({"names": ["x"], "inner": 3}, "options.inner must be a mapping, not 3"),
-    ({"names": ["x"], "counts": {"k": 1.5}}, "options.counts.k must be of type int, not 1.5"),
-])
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({}, "options lacks the key 'names'"),
+        ({"names": ["x"], "iner": {}}, "options has an unknown key 'iner'; did you mean 'inner'"),
+        ({"names": ["x"], "inner": {"rate": "fast"}}, "options.inner.rate must be of type float, not 'fast'"),
+        ({"names": ["x"], "inner": {"rate": True}}, "options.inner.rate must be of type float, not True"),
+        ({"names": ["x"], "inner": {"kind": "c"}}, "options.inner.kind must be one of a, b, not 'c'"),
+        ({"names": "x"}, "options.names must be a list, not 'x'"),
+        ({"names": ["x"], "inner": 3}, "options.inner must be a mapping, not 3"),
+        ({"names": ["x"], "counts": {"k": 1.5}}, "options.counts.k must be of type int, not 1.5"),
+    ],
+)
 def test_a_mistake_names_its_key(values, message):
     with pytest.raises(LanitError) as error:
         parse(Outer, values)

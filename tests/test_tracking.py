@@ -141,7 +141,7 @@ def test_a_variant_is_named_tagged_and_found_by_its_scores(track, tmp_path):
     values = {"dataset": "faces", "method": "lanit", "variant": "lanit_top1", "domains": 10, "seed": 0}
     (tmp_path / "run.json").write_text(json.dumps(values | {"options": options, "code": "abc"}))
     log_scores(track, tmp_path, {"images_seen": 8, "mean": {"mfid": 20.5}})
-    client, (child,) = children(track)
+    _client, (child,) = children(track)
     assert child.info.run_name == "lanit_top1-n10-seed0" and child.data.metrics["mfid"] == 20.5
     assert (child.data.tags["lanit.method"], child.data.tags["lanit.variant"]) == ("lanit", "lanit_top1")
     assert child.data.params["variant"] == "lanit_top1"

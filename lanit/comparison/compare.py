@@ -26,11 +26,11 @@ from lanit.comparison.scores import (
     beside,
     by_setting,
     dataset_name,
-    reading_rank,
     read_metrics,
     read_published,
     read_qualities,
     read_scores,
+    reading_rank,
 )
 from lanit.config import LanitError, parse, read_options
 from lanit.files import write_whole
@@ -151,7 +151,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def _plots(dataset, scores, published, qualities, output: Path) -> list[Figure]:
     figures = []
     stem = _file_name(dataset)
-    for index, ((name, setting), group) in enumerate(
+    for index, ((_name, setting), group) in enumerate(
         item for item in by_setting(scores).items() if item[0][0] == dataset
     ):
         counts = sorted({score.domains for score in group})

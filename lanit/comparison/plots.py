@@ -64,6 +64,8 @@ STYLE = {
     "savefig.dpi": 160,
     "figure.facecolor": "white",
 }
+
+
 @dataclasses.dataclass(frozen=True)
 class Curve:
     """A variant's, a labeller's or the paper's values of one metric."""

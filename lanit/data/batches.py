@@ -64,7 +64,7 @@ class ImageStore:
             LanitError: a shard has changed since the manifest was made.
         """
         rows = np.asarray(indices, dtype=np.int64).reshape(-1)
-        if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} asked of {len(self)} images")
         images = np.empty((len(rows), *self._cache.shape[1:]), np.uint8)
         with self._reading:

@@ -189,8 +189,19 @@ def _draw_head(pen: _Pen, person: _Person, has: dict[str, bool]) -> None:
     w, h = person.width, person.height
     pen.ellipse(16, 15.4, w, h, skin)
     if has["beard"]:
-        pen.polygon([(16 - w, 16), (16 - w * 0.72, 18), (16, 18.4), (16 + w * 0.72, 18), (16 + w, 16),
-                     (16 + w * 0.78, 22), (16, 26), (16 - w * 0.78, 22)], person.beard)
+        pen.polygon(
+            [
+                (16 - w, 16),
+                (16 - w * 0.72, 18),
+                (16, 18.4),
+                (16 + w * 0.72, 18),
+                (16 + w, 16),
+                (16 + w * 0.78, 22),
+                (16, 26),
+                (16 - w * 0.78, 22),
+            ],
+            person.beard,
+        )
         pen.ellipse(16, 21.6, w * 0.8, 4.2, person.beard)
     pen.canvas.chord([*pen._at(16 - w - 1, 4.6), *pen._at(16 + w + 1, 19)], 192, 348, fill=hair)  # fringe
 

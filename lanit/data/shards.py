@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from lanit.config import LanitError
-from lanit.files import whole
 from lanit.data.images import decode_png
+from lanit.files import whole
 
 END_OF_ARCHIVE = 1024  # bytes
 
@@ -32,10 +32,10 @@ def write_shard(path: Path | str, samples: Iterable[tuple[str, bytes]]) -> list[
     from webdataset import TarWriter
 
     with whole(path) as part:
-        with open(part, "wb") as file:
-            with TarWriter(file, user="lanit", group="lanit", mode=0o444, mtime=0, encoder=False) as writer:
-                for key, data in samples:
-                    writer.write({"__key__": key, "png": data})
+        owner = {"user": "lanit", "group": "lanit", "mode": 0o444, "mtime": 0}
+        with open(part, "wb") as file, TarWriter(file, encoder=False, **owner) as writer:
+            for key, data in samples:
+                writer.write({"__key__": key, "png": data})
         with tarfile.open(part, "r:") as tar:
             return [(member.offset_data, member.size) for member in tar]
 

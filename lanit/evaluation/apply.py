@@ -258,7 +258,7 @@ def _check_output(output: Path, one: bool, files: list[list[Path]], inputs: list
     is_picture = output.suffix.lower() in FORMATS
     if one and (not is_picture or output.is_dir()):
         raise LanitError(f"one picture is made, so --output must be a {', '.join(FORMATS)} file, not {output}")
-    if not one and (output.is_file() or is_picture and not output.is_dir()):
+    if not one and (output.is_file() or (is_picture and not output.is_dir())):
         raise LanitError(f"several pictures are made, so --output must be a folder, not {output}; --grid makes one")
     taken = {path.resolve() for path in inputs}
     for path in (path for row in files for path in row):

@@ -83,12 +83,16 @@ def score(translations: Translations, real: Real, domains: list[str], k: int) ->
         except LanitError as error:
             raise LanitError(f"class {name!r} cannot be scored: {error}") from None
         unlabelled = translations.unlabelled
-        per_class[name] = scores | _judge_rates(translations, real, rows, name) | {
-            "references_without_label": None if unlabelled is None else float(unlabelled[rows].mean()),
-            "candidate": name in domains,
-            "n_real": int(true.sum()),
-            "n_fake": int(rows.sum()),
-        }
+        per_class[name] = (
+            scores
+            | _judge_rates(translations, real, rows, name)
+            | {
+                "references_without_label": None if unlabelled is None else float(unlabelled[rows].mean()),
+                "candidate": name in domains,
+                "n_real": int(true.sum()),
+                "n_fake": int(rows.sum()),
+            }
+        )
     return per_class, _means(per_class)
 
 

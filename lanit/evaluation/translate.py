@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     use = parser.add_argument_group("pictures of your own")
     text = "a JPEG, PNG or WebP file, or a folder whose files are all translated"
     use.add_argument("--source", type=Path, metavar="IMAGE_OR_FOLDER", help=text)
-    text = "names of the run's domains, as in \"blond hair, smiling\": draw a style of them (again for several targets)"
+    text = 'names of the run\'s domains, as in "blond hair, smiling": draw a style of them (again for several targets)'
     use.add_argument("--text", action="append", metavar="DOMAINS", help=text)
     text = "take the style of this picture, in the domains that CLIP sees in it, or in exactly those of --text"
     use.add_argument("--reference", action="extend", nargs="+", type=Path, metavar="IMAGE", help=text)
@@ -69,9 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Translate test images, or with `--source` pictures of the user's own."""
-    stage, use = (
-        [f"--{name}" for name in names if getattr(arguments, name) is not None] for names in (STAGE, USE)
-    )
+    stage, use = ([f"--{name}" for name in names if getattr(arguments, name) is not None] for names in (STAGE, USE))
     if stage and use:
         raise LanitError(f"{stage[0]} is for test images and {use[0]} for pictures of your own; leave one of them out")
     if use:

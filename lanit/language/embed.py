@@ -1,8 +1,8 @@
 """`lanit embed clip | texts | images`: train the demo's CLIP, embed the prompts, embed the images of a shard.
 
-    lanit embed clip   --options '{"model": "clip.json", "templates": ["a face with {}."]}' --manifest M --output C
-    lanit embed texts  --options '{"clip": {...}, "domains": [...], "templates": [...]}' --output T
-    lanit embed images --options '{"clip": {"model": "ViT-B-32", "pretrained": "openai"}}' --shard S --output E
+lanit embed clip   --options '{"model": "clip.json", "templates": ["a face with {}."]}' --manifest M --output C
+lanit embed texts  --options '{"clip": {...}, "domains": [...], "templates": [...]}' --output T
+lanit embed images --options '{"clip": {"model": "ViT-B-32", "pretrained": "openai"}}' --shard S --output E
 """
 
 from __future__ import annotations

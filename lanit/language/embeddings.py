@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from lanit.config import LanitError
-from lanit.language.clip import ClipOptions, load_clip
 from lanit.files import write_tensors
+from lanit.language.clip import ClipOptions, load_clip
 from lanit.language.prompts import base_features, check_prompts, text_features
 
 

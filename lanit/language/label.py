@@ -35,7 +35,7 @@ class LabelOptions:
     """Which candidates label the images, and by which rule."""
 
     domains: list[str]
-    labeller: LabellerOptions = LabellerOptions()
+    labeller: LabellerOptions = dataclasses.field(default_factory=LabellerOptions)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

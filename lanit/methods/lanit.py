@@ -140,7 +140,7 @@ class Lanit:
         return self._optimisers
 
     def averaging(self, progress: float) -> dict[str, float]:
-        return {name: self.options.ema for name in self.averaged}
+        return dict.fromkeys(self.averaged, self.options.ema)
 
     def compile(self) -> None:
         generator = self.networks["generator"]

@@ -7,6 +7,7 @@ generator 33,892,995, mapping 9,004,672, style encoder 21,179,584, discriminator
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -40,7 +41,7 @@ class Generator(nn.Module):
         style, narrow = options.style_size, widths[-1]
         self.from_rgb = nn.Conv2d(3, widths[0], 3, padding=1)
         self.encoder = nn.Sequential(
-            *(ResidualBlock(a, b, normalise=True, downsample=True) for a, b in zip(widths, widths[1:])),
+            *(ResidualBlock(a, b, normalise=True, downsample=True) for a, b in itertools.pairwise(widths)),
             *(ResidualBlock(narrow, narrow, normalise=True) for _ in range(2)),
         )
         self.decoder = nn.ModuleList(
@@ -74,11 +75,11 @@ class Mapping(nn.Module):
         super().__init__()
         hidden = options.hidden_size
         sizes = [options.latent_size] + [hidden] * 4
-        layers = (layer for a, b in zip(sizes, sizes[1:]) for layer in (nn.Linear(a, b), nn.ReLU()))
+        layers = (layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU()))
         self.shared = nn.Sequential(*layers)
         # The N branches as one batched product a layer: no Python loop over domains.
         sizes = [hidden] * 4 + [options.style_size]
-        self.weights = nn.ParameterList(torch.empty(domains, a, b) for a, b in zip(sizes, sizes[1:]))
+        self.weights = nn.ParameterList(torch.empty(domains, a, b) for a, b in itertools.pairwise(sizes))
         self.biases = nn.ParameterList(torch.zeros(domains, 1, b) for b in sizes[1:])
         self.apply(initialise)
         for weight in self.weights:
@@ -127,7 +128,7 @@ def _trunk(size: int, options: NetworkOptions) -> tuple[nn.Sequential, int]:
     widths = [min(options.base_channels * 2**i, options.max_channels) for i in range(halvings + 1)]
     layers = [
         nn.Conv2d(3, widths[0], 3, padding=1),
-        *(ResidualBlock(a, b, downsample=True) for a, b in zip(widths, widths[1:])),
+        *(ResidualBlock(a, b, downsample=True) for a, b in itertools.pairwise(widths)),
         nn.LeakyReLU(0.2),
         nn.Conv2d(widths[-1], widths[-1], 4),  # 4 x 4 → 1 x 1
         nn.LeakyReLU(0.2),

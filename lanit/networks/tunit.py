@@ -7,6 +7,7 @@ pixels or base 32 at 256 pixels, and at most 1024 channels, they have the sizes 
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -83,11 +84,11 @@ class Generator(nn.Module):
         widths = [min(base * 2**i, max_width) for i in range(halvings + 1)]
         self.encoder = nn.Sequential(
             _NormalisedConv(3, widths[0], 7),
-            *(_NormalisedConv(a, b, 4, stride=2) for a, b in zip(widths, widths[1:])),
+            *(_NormalisedConv(a, b, 4, stride=2) for a, b in itertools.pairwise(widths)),
             *(_ContentResidual(widths[-1]) for _ in range(residual_blocks)),
         )
         self.residuals = nn.ModuleList(_StyledResidual(widths[-1]) for _ in range(residual_blocks))
-        self.expansions = nn.ModuleList(_StyledConv(b, a, 5) for a, b in reversed(list(zip(widths, widths[1:]))))
+        self.expansions = nn.ModuleList(_StyledConv(b, a, 5) for a, b in reversed(list(itertools.pairwise(widths))))
         self.output = _convolution(widths[0], 3, 7, bias=True)
         # Each styled layer takes a gain and an offset per channel, all computed at once.
         self.parts = [widths[-1]] * 4 * residual_blocks + [w for a in reversed(widths[:-1]) for w in (a, a)]

@@ -81,7 +81,7 @@ def log_tables(track: str | Path, files: Mapping[str, Iterable[tuple[Path, str]]
 
 def score_metrics(scores: Mapping[str, Any]) -> dict[str, float]:
     """`scores.json` → flat metrics: means by name ("mfid"), classes as "fid/red hair"; absent values left out."""
-    flat = {name: value for name, value in scores.get("mean", {}).items()}
+    flat = dict(scores.get("mean", {}).items())
     for group, values in scores.get("per_class", {}).items():
         flat.update({f"{name}/{group}": value for name, value in values.items()})
     return {

@@ -19,7 +19,7 @@ from torch import Tensor
 from lanit.config import LanitError
 from lanit.files import read_tensors, write_tensors, write_whole
 from lanit.methods import create_method
-from lanit.methods.protocol import Batch, Method
+from lanit.methods.protocol import Batch
 from lanit.training import checkpoint
 from lanit.training.averaging import average
 from lanit.training.distributed import World
@@ -262,17 +262,21 @@ class Training:
         losses, labels = self.meter.state(), self.feed.labels
         if not self.world.leads:
             return
-        checkpoint.save(self.output / "checkpoints", self.step, {
-            "config": self.options.identity(),
-            "data": self.data,
-            "step": self.step,
-            "seconds": self.seconds,
-            "losses": losses,
-            "networks": self.method.networks.state_dict(),
-            "averaged": self.method.averaged.state_dict(),
-            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.method.optimisers().items()},
-            "labels": None if labels is None else labels.bool(),
-        })
+        checkpoint.save(
+            self.output / "checkpoints",
+            self.step,
+            {
+                "config": self.options.identity(),
+                "data": self.data,
+                "step": self.step,
+                "seconds": self.seconds,
+                "losses": losses,
+                "networks": self.method.networks.state_dict(),
+                "averaged": self.method.averaged.state_dict(),
+                "optimisers": {name: optimiser.state_dict() for name, optimiser in self.method.optimisers().items()},
+                "labels": None if labels is None else labels.bool(),
+            },
+        )
 
     def _finish(self) -> None:
         options = self.options

@@ -30,10 +30,19 @@ class Recorder:
             return cls(folder)
         from lanit.tracking import TrainingRun
 
-        return cls(folder, TrainingRun.open(
-            str(track), options.dataset, options.method, len(options.domains), options.seed,
-            dataclasses.asdict(options) | {"digest": config}, code, folder,
-        ))
+        return cls(
+            folder,
+            TrainingRun.open(
+                str(track),
+                options.dataset,
+                options.method,
+                len(options.domains),
+                options.seed,
+                dataclasses.asdict(options) | {"digest": config},
+                code,
+                folder,
+            ),
+        )
 
     def resume(self, step: int, images: int, seconds: float) -> None:
         """Begin after `step`: lines of later steps are dropped, since those are taken again."""

@@ -69,9 +69,7 @@ def write_run(root: Path, values: dict, arrays: dict | None = None, lines: list[
     return folder
 
 
-def write_quality(
-    root: Path, dataset: str, kind: str, domains: int, f1: float | None, run: Path | None = None
-) -> Path:
+def write_quality(root: Path, dataset: str, kind: str, domains: int, f1: float | None, run: Path | None = None) -> Path:
     """Lay one `quality.json` out as the label stage does, or in a run whose prompts learned; return its path."""
     path = (run / "labels" if run else root / dataset / "labels" / f"{kind}-n{domains}") / "quality.json"
     path.parent.mkdir(parents=True)

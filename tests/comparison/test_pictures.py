@@ -76,7 +76,7 @@ def test_headings_are_written_above_their_columns():
     canvas = np.asarray(draw(grid))
     for column in range(4):
         _, left = grid.place(0, column)
-        assert (canvas[:grid.place(-1, 0)[0], left : left + grid.cell[1]] < 100).any()
+        assert (canvas[: grid.place(-1, 0)[0], left : left + grid.cell[1]] < 100).any()
 
 
 def test_the_overview_sets_the_methods_side_by_side():

@@ -23,10 +23,29 @@ from lanit.comparison.tables import (
 )
 from lanit.config import LanitError
 
-REQUIRED = (
-    "dataset method variant domains seed protocol features mfid mkid density coverage hit_rate hit_rate_candidates "
-    "source_rate_candidates kept_rate images_seen train_seconds n_real n_fake code config"
-).split()
+REQUIRED = [
+    "dataset",
+    "method",
+    "variant",
+    "domains",
+    "seed",
+    "protocol",
+    "features",
+    "mfid",
+    "mkid",
+    "density",
+    "coverage",
+    "hit_rate",
+    "hit_rate_candidates",
+    "source_rate_candidates",
+    "kept_rate",
+    "images_seen",
+    "train_seconds",
+    "n_real",
+    "n_fake",
+    "code",
+    "config",
+]
 
 
 def read(tmp_path, *values):

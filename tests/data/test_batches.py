@@ -208,8 +208,8 @@ def test_crop_keeps_80_to_100_percent_of_about_half_of_the_images():
     middle = cropped[changed][:, :, 16:48, 16:48]  # away from the border, where coordinates stop
     width = (middle[:, 0, 0, -1] - middle[:, 0, 0, 0]) / (x[0, 47] - x[0, 16])
     height = (middle[:, 1, -1, 0] - middle[:, 1, 0, 0]) / (x[0, 47] - x[0, 16])
-    assert 0.79 < (width * height).min() and (width * height).max() < 1.0001
-    assert 0.89 < (width / height).min() and (width / height).max() < 1.11
+    assert (width * height).min() > 0.79 and (width * height).max() < 1.0001
+    assert (width / height).min() > 0.89 and (width / height).max() < 1.11
     corner = middle[:, 0, 0, 0] - width * (x[0, 16] + 1)  # left edge of the box
     assert corner.min() > -1.001 and (corner + 2 * width).max() < 1.001, "boxes lie within the image"
     assert corner.std() > 0.01

@@ -35,6 +35,6 @@ def test_numbers_are_a_function_of_seed_and_step():
 def test_uniform_and_normal_numbers_are_what_they_are_called():
     draws = Draws(0, 0, 0, 2000, 2000)
     uniform, normal = draws.uniform(5), draws.normal(5)
-    assert 0 <= uniform.min() and uniform.max() < 1
+    assert uniform.min() >= 0 and uniform.max() < 1
     assert abs(uniform.mean() - 0.5) < 0.01 and abs(uniform.var() - 1 / 12) < 0.005
     assert abs(normal.mean()) < 0.03 and abs(normal.var() - 1) < 0.05

@@ -109,9 +109,7 @@ def test_a_damaged_image_is_listed_with_its_reason_and_left_out(animals, tmp_pat
     (animals / "cat" / "01.png").write_bytes(b"nonsense")
     dataset = run_stage(folders(animals, max_damaged=0.05), tmp_path / "out")
     with open(dataset.quarantine) as file:
-        assert list(csv.DictReader(file)) == [
-            {"split": "train", "name": "cat/01.png", "reason": REASON}
-        ]
+        assert list(csv.DictReader(file)) == [{"split": "train", "name": "cat/01.png", "reason": REASON}]
     assert key_of("cat/01.png") not in set(read_manifest(dataset.manifest, "train")["key"])
     card = read_card(dataset.folder / "dataset.json")
     assert card.quarantined == 1 and card.splits["train"].images == 11
@@ -125,7 +123,7 @@ def test_too_many_damaged_images_stop_the_run_and_the_list_survives(animals, tmp
     survivor = tmp_path / "out" / "quarantine.stopped.csv"
     assert "2 of 20 images (10.0%) are damaged, more than the limit max_damaged = 0.05" in str(error.value)
     assert str(survivor) in str(error.value)
-    assert [row["name"] for row in csv.DictReader(open(survivor))] == ["cat/00.jpg", "cat/03.jpg"]
+    assert [row["name"] for row in csv.DictReader(survivor.read_text().splitlines())] == ["cat/00.jpg", "cat/03.jpg"]
     assert not (tmp_path / "out" / "manifest.parquet").exists()
     run_stage(folders(animals, max_damaged=0.1), tmp_path / "out")
     assert not survivor.exists(), "a run that goes well removes the list of the one that stopped"

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-
 from made_up import CLASSES
 
 from lanit.cli import main
 from lanit.config import parse
+
 
 @pytest.fixture(scope="session")
 def manifest(tmp_path_factory) -> Path:
@@ -21,7 +21,7 @@ def manifest(tmp_path_factory) -> Path:
     counts = {"train": 60, "test": 120, "pretrain": 300}
     splits = {name: {"images": count, "seed": i} for i, (name, count) in enumerate(counts.items())}
     source = {"kind": "faces", "splits": splits, "probability": 0.4}
-    options = parse(shard.ShardOptions, {"source": source, "size": 32, "shards": {name: 1 for name in splits}})
+    options = parse(shard.ShardOptions, {"source": source, "size": 32, "shards": dict.fromkeys(splits, 1)})
     shard.plan(options, folder / "plan.parquet")
     indices = [folder / f"{split}-0.parquet" for split in splits]
     for split, index in zip(splits, indices):

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
 from made_up import CLASSES, Identity, Perfect
 
 from lanit.cli import main

@@ -84,7 +84,7 @@ def test_density_and_coverage_agree_with_prdc(n, m, width, shift):
     real, fake = draw(n, width, 0), draw(m, width, 0, shift=shift)
     expected = compute_prdc(real.astype("float64"), fake.astype("float64"), nearest_k=5)
     density, coverage = density_coverage(real, fake, k=5)
-    assert 0 < expected["coverage"]
+    assert expected["coverage"] > 0
     assert density == pytest.approx(expected["density"], abs=1e-4)
     assert coverage == pytest.approx(expected["coverage"], abs=1e-4)
 

@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-
 from made_up import CLASSES, Identity, Perfect
 
 from lanit.config import LanitError
@@ -14,8 +13,8 @@ from lanit.data.batches import ImageStore
 from lanit.data.manifest import read_manifest
 from lanit.evaluation.features import FeatureOptions, load_extractor
 from lanit.evaluation.protocols import Pairs
-from lanit.files import read_tensors, write_tensors
 from lanit.evaluation.translate import Translator, style_labels, translate_pairs
+from lanit.files import read_tensors, write_tensors
 from lanit.language.labels import Labels, adaptive, write_labels
 
 
@@ -214,7 +213,9 @@ def test_files_of_the_same_content_have_the_same_bytes_in_every_process(tmp_path
         subprocess.run([sys.executable, "-c", code, str(file)], check=True)
     assert len({file.read_bytes() for file in files}) == 1
     arrays, metadata = read_tensors(files[0], ("a", "b", "z"), "this test")
-    assert arrays["a"] == 1.5 and arrays["b"].tolist() == [0, 1, 2] and metadata == dict.fromkeys("zyxwvut", [1, None])
+    assert (
+        arrays["a"] == 1.5 and arrays["b"].tolist() == [0, 1, 2] and metadata == {key: [1, None] for key in "zyxwvut"}
+    )
     from safetensors.torch import load_file
 
     assert load_file(files[0])["b"].tolist() == [0, 1, 2]

@@ -18,8 +18,8 @@ from PIL import Image
 from lanit.cli import main
 from lanit.data.batches import ImageStore
 from lanit.data.manifest import read_manifest
-from lanit.language.clip import ClipOptions, load_clip
 from lanit.files import read_tensors
+from lanit.language.clip import ClipOptions, load_clip
 from lanit.language.labels import adaptive, read_texts
 from lanit.language.prompts import base_features, text_features
 from lanit.language.quality import _scores

@@ -181,7 +181,7 @@ def test_what_they_learned_is_told_in_words(clip):
     with torch.no_grad():
         prompts.vectors[1] = 3 * table[hat]
     vector = prompts.describe()[0]["vectors"][1]
-    assert vector["token"] == "face" and [near["token"] for near in vector["nearest"]][0] == "hat"
+    assert vector["token"] == "face" and next(near["token"] for near in vector["nearest"]) == "hat"
     assert vector["nearest"][0]["cosine"] == pytest.approx(1)
     assert len(vector["nearest"]) == 3 and vector["nearest"][1]["cosine"] < 0.999
     assert vector["moved"] == pytest.approx(((3 * table[hat] - face).norm() / face.norm()).item())

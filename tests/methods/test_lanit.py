@@ -175,14 +175,20 @@ def derived(method, part, ds_weight, similarity, normalise):
     inverse = generator(fake, mix(mapping(z1), d_inv))
     dl = entropy(fake, d_y, texts) + entropy(inverse, d_inv, texts)
     totals = [
-        weight.adv * (adversarial(net["discriminator"](y), d_y, True)
-                      + adversarial(net["discriminator"](made.detach()), d_y, False)) + weight.r1 * r1()
+        weight.adv
+        * (
+            adversarial(net["discriminator"](y), d_y, True)
+            + adversarial(net["discriminator"](made.detach()), d_y, False)
+        )
+        + weight.r1 * r1()
         for made in (fake, fake_reference)
     ]
     totals.append(
         weight.adv * adversarial(net["discriminator"](fake), d_y, True)
         + weight.sty * l1(mix(style_encoder(fake), d_y), mix(mapping(z1), d_y))
-        + weight.cyc * l1(cycled, x) + weight.dl * dl - ds_weight * l1(fake, other)
+        + weight.cyc * l1(cycled, x)
+        + weight.dl * dl
+        - ds_weight * l1(fake, other)
     )
     style, source = mix(style_encoder(y), d_y).detach(), mix(style_encoder(x), d_x).detach()
     totals.append(

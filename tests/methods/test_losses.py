@@ -64,7 +64,7 @@ def test_flip_changes_exactly_the_chosen_entry_and_leaves_a_domain():
 
 def test_flip_goes_both_ways_equally_often_where_it_can():
     labels = torch.tensor([[1.0, 1, 0, 0, 0]]).repeat(4000, 1)
-    domain, flipped = losses.flip_one(labels, draws(4000))
+    domain, _flipped = losses.flip_one(labels, draws(4000))
     off = labels.gather(1, domain[:, None]).mean().item()
     assert off == pytest.approx(0.5, abs=0.03)
     counts = torch.bincount(domain, minlength=5) / len(labels)

@@ -24,18 +24,60 @@ def manifest(tmp_path_factory):
     """Forty drawn faces of 16 pixels, sharded."""
     folder = tmp_path_factory.mktemp("faces")
     splits = {"train": {"images": 32, "seed": 1}, "test": {"images": 8, "seed": 2}}
-    options = json.dumps({"name": "faces", "size": 16, "max_damaged": 0.0, "shards": {"train": 2, "test": 1},
-                          "source": {"kind": "faces", "splits": splits}})
+    options = json.dumps(
+        {
+            "name": "faces",
+            "size": 16,
+            "max_damaged": 0.0,
+            "shards": {"train": 2, "test": 1},
+            "source": {"kind": "faces", "splits": splits},
+        }
+    )
     shards = folder / "shards"
     assert main(["shard", "plan", "--options", options, "--output", f"{shards}/plan.parquet"]) == 0
     indices = []
     for split, shard in (("train", 0), ("train", 1), ("test", 0)):
         indices.append(f"{shards}/{split}-{shard}.parquet")
-        assert main(["shard", "write", "--plan", f"{shards}/plan.parquet", "--options", options, "--split", split,
-                     "--shard", str(shard), "--output", f"{shards}/{split}-{shard}.tar", "--index", indices[-1]]) == 0
-    assert main(["shard", "index", "--plan", f"{shards}/plan.parquet", "--indices", *indices, "--manifest",
-                 f"{folder}/manifest.parquet", "--quarantine", f"{folder}/quarantine.csv", "--card",
-                 f"{folder}/dataset.json"]) == 0
+        assert (
+            main(
+                [
+                    "shard",
+                    "write",
+                    "--plan",
+                    f"{shards}/plan.parquet",
+                    "--options",
+                    options,
+                    "--split",
+                    split,
+                    "--shard",
+                    str(shard),
+                    "--output",
+                    f"{shards}/{split}-{shard}.tar",
+                    "--index",
+                    indices[-1],
+                ]
+            )
+            == 0
+        )
+    assert (
+        main(
+            [
+                "shard",
+                "index",
+                "--plan",
+                f"{shards}/plan.parquet",
+                "--indices",
+                *indices,
+                "--manifest",
+                f"{folder}/manifest.parquet",
+                "--quarantine",
+                f"{folder}/quarantine.csv",
+                "--card",
+                f"{folder}/dataset.json",
+            ]
+        )
+        == 0
+    )
     return folder / "manifest.parquet"
 
 
@@ -64,8 +106,24 @@ def language(manifest):
         assert main(["embed", "images", "--options", options, "--shard", str(shard), "--output", str(path)]) == 0
     labeller = {"kind": "adaptive"}
     options = json.dumps({"labeller": labeller, "domains": DOMAINS})
-    assert main(["label", "--options", options, "--texts", str(texts), "--embeddings", *map(str, embeddings),
-                 "--manifest", str(manifest), "--output", str(folder / "labels")]) == 0
+    assert (
+        main(
+            [
+                "label",
+                "--options",
+                options,
+                "--texts",
+                str(texts),
+                "--embeddings",
+                *map(str, embeddings),
+                "--manifest",
+                str(manifest),
+                "--output",
+                str(folder / "labels"),
+            ]
+        )
+        == 0
+    )
     return {
         "options": {"clip": clip, "templates": TEMPLATES, "labeller": labeller},
         "labels": folder / "labels",
@@ -78,12 +136,30 @@ def launch(manifest, language):
     """Start a training as a user does, through the launcher, on some processes; returns the process."""
 
     def start(options: dict, output: Path, processes: int = 1, **environment: str) -> subprocess.Popen:
-        command = [sys.executable, "-m", "lanit.training.launch", "--standalone", f"--nproc-per-node={processes}",
-                   "-m", "lanit", "train", "--options", json.dumps(options), "--manifest", str(manifest),
-                   "--output", str(output)]
+        command = [
+            sys.executable,
+            "-m",
+            "lanit.training.launch",
+            "--standalone",
+            f"--nproc-per-node={processes}",
+            "-m",
+            "lanit",
+            "train",
+            "--options",
+            json.dumps(options),
+            "--manifest",
+            str(manifest),
+            "--output",
+            str(output),
+        ]
         if options["method"] == "lanit":
             command += ["--labels", str(language["labels"]), "--embeddings", *map(str, language["embeddings"])]
-        return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment)
+        return subprocess.Popen(
+            command,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | environment,
+        )
 
     return start

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from trainings import OPTIONS, learned, model
 
 STEPS = {"images": 96, "log_every": 1, "checkpoints": 12, "samples": 0}  # twelve steps of 8, each told and saved

@@ -238,9 +238,9 @@ def test_a_second_ctrl_c_does_not_wait():
 
 
 def test_two_trainings_do_not_write_into_one_folder(tmp_path):
-    with alone_in(tmp_path), pytest.raises(LanitError, match="another training is at work"):
-        with alone_in(tmp_path, patience=0.3):
-            pass
+    refused = pytest.raises(LanitError, match="another training is at work")
+    with alone_in(tmp_path), refused, alone_in(tmp_path, patience=0.3):
+        pass
     with alone_in(tmp_path, patience=0):
         pass
 
@@ -372,16 +372,19 @@ def test_an_average_moves_by_its_decay_and_copies_buffers():
     assert torch.equal(averaged["b"].weight, untouched)
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"imagse": 3}, "unknown key 'imagse'; did you mean 'images'"),
-    ({"batch": 0}, "train.batch must be at least 1, not 0"),
-    ({"method": "lanit"}, "trains on pseudo labels; give their folder with --labels"),
-    ({"device": "cuda"}, "torch sees no GPU here"),
-    ({"settings": {"network": {"bsae": 4}}}, r"train.tunit.network has an unknown key 'bsae'"),
-    ({"accumulate": 2}, "tunit learns from whole batches: train.accumulate must be 1"),
-    ({"accumulate": 3}, "train.batch 8 does not divide among 1 processes of 3 parts each; use a multiple of 3"),
-    ({"precision": "fp16"}, "train.precision must be one of fp32, bf16, not 'fp16'"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"imagse": 3}, "unknown key 'imagse'; did you mean 'images'"),
+        ({"batch": 0}, "train.batch must be at least 1, not 0"),
+        ({"method": "lanit"}, "trains on pseudo labels; give their folder with --labels"),
+        ({"device": "cuda"}, "torch sees no GPU here"),
+        ({"settings": {"network": {"bsae": 4}}}, r"train.tunit.network has an unknown key 'bsae'"),
+        ({"accumulate": 2}, "tunit learns from whole batches: train.accumulate must be 1"),
+        ({"accumulate": 3}, "train.batch 8 does not divide among 1 processes of 3 parts each; use a multiple of 3"),
+        ({"precision": "fp16"}, "train.precision must be one of fp32, bf16, not 'fp16'"),
+    ],
+)
 def test_a_mistake_is_one_sentence_and_exit_2(manifest, tmp_path, capsys, changes, message):
     if changes.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

@@ -9,7 +9,9 @@ from snakemake.settings.types import DeploymentMethod
 
 BASE = Path(workflow.basedir)
 
+
 include: "configuration.smk"
+
 
 # Rules run the checkout beside the Snakefile, installed or not: with the Python that runs Snakemake, or under
 # --use-conda with the environment's, activated before this.

@@ -4,13 +4,13 @@
 rule track:
     output:
         results("mlflow.json"),
-    params:
-        options=as_json(uri=STORE, sweep=config["sweep"], datasets=config["datasets"]),
     log:
         results("logs/track.log"),
+    priority: 100
     conda:
         "../../envs/lanit.yaml"
-    priority: 100
+    params:
+        options=as_json(uri=STORE, sweep=config["sweep"], datasets=config["datasets"]),
     message:
         "Make the MLflow store"
     shell:
@@ -40,6 +40,10 @@ rule compare:
             category="Pictures",
         ),
         report=results("report.html"),
+    log:
+        results("logs/compare.log"),
+    conda:
+        "../../envs/lanit.yaml"
     params:
         options=as_json(sweep=config["sweep"]),
         # Not inputs, for the training's rule leaves them unnamed: it appends to the one, and leaves the other only
@@ -47,10 +51,6 @@ rule compare:
         metrics=get_runs("metrics.jsonl"),
         prompts=as_argument("--prompts", get_runs_with_learned_prompts("prompts.json")),
         folder=subpath(output.report, parent=True),
-    log:
-        results("logs/compare.log"),
-    conda:
-        "../../envs/lanit.yaml"
     message:
         "Compare: tables, plots, pictures and report"
     shell:

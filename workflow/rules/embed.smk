@@ -7,16 +7,16 @@ rule train_clip:
         model=lambda wildcards: [name for name in [config["clip"][wildcards.clip]["model"]] if is_file_name(name)],
     output:
         results("clip/{clip}/clip.safetensors"),
-    params:
-        options=lambda wildcards: as_json(**get_clip_training(wildcards)),
     log:
         results("logs/train_clip/{clip}.log"),
+    priority: 90
     conda:
         "../../envs/lanit.yaml"
-    priority: 90
     threads: 2
     resources:
         mem_mb=3000,
+    params:
+        options=lambda wildcards: as_json(**get_clip_training(wildcards)),
     message:
         "Train the small CLIP {wildcards.clip} on captions"
     shell:
@@ -29,22 +29,21 @@ rule embed_texts:
         clip=get_clip_files,
     output:
         results("{dataset}/embeddings/{clip}/{texts}.safetensors"),
+    log:
+        results("logs/embed_texts/{dataset}/{clip}-{texts}.log"),
+    priority: 80
+    conda:
+        "../../envs/lanit.yaml"
     params:
         options=lambda wildcards: as_json(
             clip=get_clip(wildcards),
             domains=get_all_domains(wildcards),
             templates=get_templates(wildcards, wildcards.texts.removeprefix("texts").removeprefix("-")),
         ),
-    log:
-        results("logs/embed_texts/{dataset}/{clip}-{texts}.log"),
-    conda:
-        "../../envs/lanit.yaml"
-    priority: 80
     message:
         "{wildcards.dataset}: embed the domains' names with CLIP {wildcards.clip}"
     shell:
-        "python -m lanit embed texts --options {params.options:q} "
-        "--output {output:q} &> {log:q}"
+        "python -m lanit embed texts --options {params.options:q} " "--output {output:q} &> {log:q}"
 
 
 rule embed_images:
@@ -53,13 +52,13 @@ rule embed_images:
         shard=results("{dataset}/shards/{split}-{shard}.tar"),
     output:
         results("{dataset}/embeddings/{clip}/{split}-{shard}.safetensors"),
-    params:
-        options=lambda wildcards: as_json(clip=get_clip(wildcards)),
     log:
         results("logs/embed_images/{dataset}/{clip}/{split}-{shard}.log"),
+    priority: 80
     conda:
         "../../envs/lanit.yaml"
-    priority: 80
+    params:
+        options=lambda wildcards: as_json(clip=get_clip(wildcards)),
     message:
         "{wildcards.dataset}: embed shard {wildcards.split}-{wildcards.shard} with CLIP {wildcards.clip}"
     shell:

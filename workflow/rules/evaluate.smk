@@ -7,15 +7,15 @@ rule train_judge:
         card=results("{dataset}/dataset.json"),
     output:
         results("{dataset}/features/{features}/judge.safetensors"),
-    params:
-        options=lambda wildcards: as_json(**config["features"][wildcards.features]["train"]),
     log:
         results("logs/train_judge/{dataset}/{features}.log"),
+    priority: 85
     conda:
         "../../envs/lanit.yaml"
-    priority: 85
     resources:
         mem_mb=3000,
+    params:
+        options=lambda wildcards: as_json(**config["features"][wildcards.features]["train"]),
     message:
         "{wildcards.dataset}: train the judge {wildcards.features}"
     shell:
@@ -30,13 +30,13 @@ rule extract_features:
         shards=lambda wildcards: get_shards(wildcards, ".tar", ["test"]),
     output:
         results("{dataset}/features/{features}/test.safetensors"),
-    params:
-        features=lambda wildcards: as_json(**get_features(wildcards)),
     log:
         results("logs/extract_features/{dataset}/{features}.log"),
+    priority: 80
     conda:
         "../../envs/lanit.yaml"
-    priority: 80
+    params:
+        features=lambda wildcards: as_json(**get_features(wildcards)),
     message:
         "{wildcards.dataset}: features of the real test images"
     shell:
@@ -54,17 +54,17 @@ rule translate:
     output:
         translations=results("{dataset}/{variant}-n{n}/seed{seed}/translations.safetensors"),
         pictures=results("{dataset}/{variant}-n{n}/seed{seed}/pictures.npz"),
+    log:
+        results("logs/translate/{dataset}/{variant}-n{n}-seed{seed}.log"),
+    priority: 20
+    conda:
+        "../../envs/lanit.yaml"
+    resources:
+        mem_mb=3000,
     params:
         options=lambda wildcards: as_json(**get_translation(wildcards)),
         labels=get_labels_argument,
         folder=subpath(input.run, parent=True),
-    log:
-        results("logs/translate/{dataset}/{variant}-n{n}-seed{seed}.log"),
-    conda:
-        "../../envs/lanit.yaml"
-    priority: 20
-    resources:
-        mem_mb=3000,
     message:
         "Translate with {wildcards.variant} on {wildcards.dataset}, N = {wildcards.n}, seed {wildcards.seed}"
     shell:
@@ -82,14 +82,14 @@ rule score:
         store=ancient(results("mlflow.json")),
     output:
         results("{dataset}/{variant}-n{n}/seed{seed}/scores.json"),
+    log:
+        results("logs/score/{dataset}/{variant}-n{n}-seed{seed}.log"),
+    priority: 20
+    conda:
+        "../../envs/lanit.yaml"
     params:
         options=lambda wildcards: as_json(**get_scoring(wildcards)),
         folder=subpath(input.run, parent=True),
-    log:
-        results("logs/score/{dataset}/{variant}-n{n}-seed{seed}.log"),
-    conda:
-        "../../envs/lanit.yaml"
-    priority: 20
     message:
         "Score {wildcards.variant} on {wildcards.dataset}, N = {wildcards.n}, seed {wildcards.seed}"
     shell:

@@ -13,15 +13,15 @@ rule label:
         test=results("{dataset}/labels/{labeller}-n{n}/test.parquet"),
         texts=results("{dataset}/labels/{labeller}-n{n}/texts.safetensors"),
         quality=results("{dataset}/labels/{labeller}-n{n}/quality.json"),
+    log:
+        results("logs/label/{dataset}/{labeller}-n{n}.log"),
+    # The labels that a training waits for come first.
+    priority: lambda wildcards: 70 if wildcards.labeller in AWAITED else 10
+    conda:
+        "../../envs/lanit.yaml"
     params:
         options=lambda wildcards: as_json(**get_labelling(wildcards, wildcards.labeller)),
         folder=subpath(output.quality, parent=True),
-    log:
-        results("logs/label/{dataset}/{labeller}-n{n}.log"),
-    conda:
-        "../../envs/lanit.yaml"
-    # The labels that a training waits for come first.
-    priority: lambda wildcards: 70 if wildcards.labeller in AWAITED else 10
     message:
         "{wildcards.dataset}: pseudo labels for N = {wildcards.n}, {wildcards.labeller}"
     shell:
@@ -40,16 +40,16 @@ rule relabel:
         test=results("{dataset}/{variant}-n{n}/seed{seed}/labels/test.parquet"),
         texts=results("{dataset}/{variant}-n{n}/seed{seed}/labels/texts.safetensors"),
         quality=results("{dataset}/{variant}-n{n}/seed{seed}/labels/quality.json"),
+    log:
+        results("logs/relabel/{dataset}/{variant}-n{n}-seed{seed}.log"),
+    priority: 20
+    conda:
+        "../../envs/lanit.yaml"
     params:
         options=lambda wildcards: as_json(**get_labelling(wildcards, VARIANTS[wildcards.variant]["labeller"])),
         # Not an input: not every training leaves it, so that it is no output of the rule.
         texts=lambda wildcards, input: f"{Path(input.run).parent}/texts.safetensors",
         folder=subpath(output.quality, parent=True),
-    log:
-        results("logs/relabel/{dataset}/{variant}-n{n}-seed{seed}.log"),
-    conda:
-        "../../envs/lanit.yaml"
-    priority: 20
     message:
         "Label {wildcards.dataset} by the prompts of {wildcards.variant}, N = {wildcards.n}, seed {wildcards.seed}"
     shell:

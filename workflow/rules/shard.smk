@@ -4,13 +4,13 @@
 rule plan_shards:
     output:
         results("{dataset}/shards/plan.parquet"),
-    params:
-        options=lambda wildcards: as_json(**get_sharding(wildcards)),
     log:
         results("logs/plan_shards/{dataset}.log"),
+    priority: 100
     conda:
         "../../envs/lanit.yaml"
-    priority: 100
+    params:
+        options=lambda wildcards: as_json(**get_sharding(wildcards)),
     message:
         "{wildcards.dataset}: list the images and assign splits and shards"
     shell:
@@ -23,13 +23,13 @@ rule write_shard:
     output:
         tar=results("{dataset}/shards/{split}-{shard}.tar"),
         index=results("{dataset}/shards/{split}-{shard}.parquet"),
-    params:
-        options=lambda wildcards: as_json(**get_sharding(wildcards)),
     log:
         results("logs/write_shard/{dataset}/{split}-{shard}.log"),
+    priority: 100
     conda:
         "../../envs/lanit.yaml"
-    priority: 100
+    params:
+        options=lambda wildcards: as_json(**get_sharding(wildcards)),
     message:
         "{wildcards.dataset}: write shard {wildcards.split}-{wildcards.shard}"
     shell:
@@ -47,9 +47,9 @@ rule index_shards:
         card=results("{dataset}/dataset.json"),
     log:
         results("logs/index_shards/{dataset}.log"),
+    priority: 100
     conda:
         "../../envs/lanit.yaml"
-    priority: 100
     message:
         "{wildcards.dataset}: gather the manifest"
     shell:

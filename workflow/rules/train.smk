@@ -13,23 +13,23 @@ rule train:
     output:
         model=results("{dataset}/{variant}-n{n}/seed{seed}/model.safetensors"),
         run=results("{dataset}/{variant}-n{n}/seed{seed}/run.json"),
-    params:
-        options=lambda wildcards: as_json(**get_training(wildcards)),
-        labels=get_labels_argument,
-        embeddings=lambda wildcards, input: as_argument("--embeddings", input.embeddings),
-        folder=subpath(output.run, parent=True),
     log:
         results("logs/train/{dataset}/{variant}-n{n}-seed{seed}.log"),
-    conda:
-        "../../envs/lanit.yaml"
     # The longest first: what is left over at the end is short.
     priority: lambda wildcards: (60 if is_labelled(wildcards) else 40) + int(wildcards.n) / 100
+    conda:
+        "../../envs/lanit.yaml"
     threads: 1
     resources:
         mem_mb=3000,
         runtime=120,
         processes=1,  # on CPUs
         gpu=int(bool(GPUS)),  # one process each; a job waits for GPUs that no other has
+    params:
+        options=lambda wildcards: as_json(**get_training(wildcards)),
+        labels=get_labels_argument,
+        embeddings=lambda wildcards, input: as_argument("--embeddings", input.embeddings),
+        folder=subpath(output.run, parent=True),
     message:
         "Train {wildcards.variant} on {wildcards.dataset}, N = {wildcards.n}, seed {wildcards.seed}"
     # The shell becomes the launcher, which thus gets the signal of whoever stops the job and whose status is the job's.
@@ -39,7 +39,7 @@ rule train:
         "export OMP_NUM_THREADS=$(( {threads} > processes ? {threads} / processes : 1 )); "
         "exec > >(trap '' INT TERM; tee {log:q} "
         "| awk '{{ print \"[{wildcards.variant} n{wildcards.n} seed{wildcards.seed}]\", $0; fflush() }}') 2>&1; "
-        "exec python \"$PYTHONPATH/workflow/scripts/lease_gpus.py\" {resources.gpu} "
+        'exec python "$PYTHONPATH/workflow/scripts/lease_gpus.py" {resources.gpu} '
         "python -m lanit.training.launch --standalone --nproc-per-node=$processes "
         "-m lanit train --options {params.options:q} --manifest {input.manifest:q} {params.labels:q} "
         "{params.embeddings:q} --output {params.folder:q} --track {input.store:q}"
