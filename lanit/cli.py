@@ -18,7 +18,7 @@ COMMANDS = {
     "translate": ("lanit.evaluation.translate", "translate pictures of your own, or test images for the scores"),
     "evaluate": ("lanit.evaluation.evaluate", "train a judge, extract real features, score translations"),
     "compare": ("lanit.comparison.compare", "gather scores into tables, plots, pictures and a report"),
-    "track": ("lanit.tracking", "create the MLflow store, its experiments and its sweep"),
+    "track": ("lanit.comparison.track", "enter in MLflow what its store lacks of a sweep"),
 }
 
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -95,6 +96,16 @@ class Published:
     mfid: float  # two digits after the point in Table 1, one in Table 2
     density: float
     coverage: float
+
+
+def picture_name(score: Score, kind: str) -> str:
+    """File name of a run's grid, such as "faces-lanit-n10-seed0-references.png"."""
+    return f"{file_name(score.dataset)}-{file_name(score.variant)}-n{score.domains}-seed{score.seed}-{kind}.png"
+
+
+def file_name(name: str) -> str:
+    """A name as part of a file's name."""
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def read_scores(paths: Iterable[Path]) -> list[Score]:
