@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from lanit.cli import main
-from lanit.config import digest
+from lanit.config import LanitError, digest
 from lanit.tracking import TrackOptions, TrainingRun, make_store, read_store
 from lanit.tracking.runs import find_runs
 from lanit.tracking.store import open_client
@@ -24,6 +26,15 @@ from lanit.tracking import TrainingRun
 run = TrainingRun.open(sys.argv[1], "faces", "lanit", 4, int(sys.argv[2]), {}, "abc", Path("."), interval=0.05)
 run.log(1, 8, {"loss": 1.0})
 sys.exit(not run.finish(limit=100))
+"""
+
+MAKING = """
+import sys
+from pathlib import Path
+import mlflow
+from lanit.tracking import TrackOptions, make_store
+print("ready", flush=True)
+make_store(TrackOptions("sqlite:///mlflow.db", "demo", ["faces"]), Path("mlflow.json"))
 """
 
 
@@ -78,6 +89,45 @@ def test_trainings_that_start_at_once_make_one_store(tmp_path):
     runs = runs_of(json.dumps({"uri": f"sqlite:///{tmp_path}/results/mlflow.db", "sweep": "demo"}))
     assert sorted(runs) == ["demo", *(f"lanit-n4-seed{seed}" for seed in range(4))]
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+
+
+def test_a_store_whose_making_was_killed_is_made_by_the_next(tmp_path):
+    """Killed as the first table is there, amid the migrations, and at the end."""
+    database, part = tmp_path / "mlflow.db", tmp_path / ".mlflow.db.part"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    for size in (0, 2e5, 3e5, 4e5, 6e5, 9e5):
+        maker = subprocess.Popen(
+            [sys.executable, "-c", MAKING], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        )
+        assert maker.stdout.readline() == "ready\n"
+        began = time.time()  # what the one before left is older
+        while not any(grew(path, size, began) for path in (part, database)) and maker.poll() is None:
+            time.sleep(0.001)
+        maker.kill()
+        maker.wait()
+        maker.stdout.close()
+    store = make_store(TrackOptions(f"sqlite:///{database}", "demo", ["faces"]), tmp_path / "mlflow.json")
+    assert [experiment.name for experiment in open_client(store.uri).search_experiments()] == ["faces", "Default"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db", "mlflow.json"]
+
+
+def grew(path: Path, size: float, since: float) -> bool:
+    """Is a file above a size, and of after a time?"""
+    try:
+        return path.stat().st_mtime > since and path.stat().st_size > size
+    except FileNotFoundError:
+        return False
+
+
+def test_a_database_that_was_left_half_made_is_named(made, tmp_path):
+    """As MLflow itself leaves one where it is killed: the words of its library tell nobody what to do."""
+    shutil.copy(made / "mlflow.db", tmp_path)
+    database = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    for command in ("delete from alembic_version", "drop table webhooks", "delete from runs"):
+        database.execute(command)
+    database.close()
+    with pytest.raises(LanitError, match="mlflow.db was left half made by a start that was killed.* remove it"):
+        make_store(TrackOptions(f"sqlite:///{tmp_path}/mlflow.db", "demo", ["faces"]))
 
 
 def test_what_a_store_lacks_of_a_training_is_entered_from_its_files(track, tmp_path, capsys):

@@ -172,7 +172,7 @@ def child_run(
 def unusable(uri: str, error: Exception) -> LanitError:
     """One sentence for whatever MLflow, SQLAlchemy or the network raise."""
     database = database_path(uri)
-    if database is not None and _is_half_made(database):
+    if database is not None and _is_half_made(database, str(error)):
         return LanitError(f"{database} was left half made by a start that was killed, and holds no run; remove it")
     return LanitError(f"the MLflow store {uri} cannot be used ({one_line(error)}); run `lanit track` again when it can")
 
@@ -255,15 +255,16 @@ def _parent(client: MlflowClient, experiment: str, store: Store) -> str:
     return made
 
 
-def _is_half_made(database: Path) -> bool:
-    """Does a database lack its last tables, and hold no run that could be lost with it?"""
-    if not database.is_file():
+def _is_half_made(database: Path, error: str) -> bool:
+    """Does MLflow stumble over its own tables in a database that holds no run, which could be lost with it?"""
+    words = ("already exists", "duplicate column", "no such table", "no such column", "out-of-date database schema")
+    if not database.is_file() or not any(word in error for word in words):
         return False
     try:
         with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as found:
-            tables = {name for (name,) in found.execute("select name from sqlite_master where type = 'table'")}
-            if "runs" in tables and found.execute("select count(*) from runs").fetchone()[0]:
-                return False
-            return any(name.startswith("_alembic_tmp_") for name in tables) or "alembic_version" not in tables
-    except sqlite3.Error:  # locked, damaged or something else: MLflow's own words tell
+            named = "select count(*) from sqlite_master where type = 'table' and name = 'runs'"
+            return (
+                not found.execute(named).fetchone()[0] or not found.execute("select count(*) from runs").fetchone()[0]
+            )
+    except sqlite3.Error:  # locked or damaged: MLflow's own words tell
         return False
