@@ -6,14 +6,10 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from lanit.config import LanitError, parse, read_options
 from lanit.evaluation.protocols import Protocol
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from lanit.evaluation.records import read_run, read_test_truth
 
 BATCH = 64  # images that an extractor sees at once
 
@@ -150,35 +146,6 @@ def run_scores(arguments: argparse.Namespace) -> None:
         from lanit.tracking import log_scores
 
         log_scores(arguments.track, arguments.run_folder, scores, arguments.pictures)
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """Return what run.json tells of a finished training.
-
-    Raises:
-        LanitError: it is missing, or lacks what scores are stored with.
-    """
-    path = Path(folder) / "run.json"
-    try:
-        record = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise LanitError(f"no run.json in {folder}; give the folder of a finished training") from None
-    except ValueError:
-        raise LanitError(f"{path} is not valid JSON; train the run again") from None
-    needed = ("dataset", "method", "domains", "seed", "images_seen", "train_seconds", "code", "config")
-    missing = [key for key in needed if key not in record]
-    if missing:
-        raise LanitError(f"{path} lacks {', '.join(missing)}; train the run again")
-    return record
-
-
-def read_test_truth(manifest: Path) -> tuple[list[str], NDArray[np.bool_], list[str]]:
-    """Return the names of the C classes, the truth (n, C) of the test split and its keys, in the manifest's order."""
-    from lanit.data.manifest import read_truth
-
-    truth = read_truth(manifest, "test")
-    values = truth.drop(columns="key")
-    return list(values.columns), values.to_numpy(bool), list(truth["key"])
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:

@@ -137,7 +137,7 @@ def get_real_features(wildcards):
 
 def is_labelled(wildcards):
     """Does the variant train on pseudo labels?"""
-    return VARIANTS[wildcards.variant]["method"] in LABELLED
+    return METHODS[VARIANTS[wildcards.variant]["method"]].supervision == "text"
 
 
 def learns_prompts(variant):

@@ -5,8 +5,9 @@ import jsonschema
 import yaml
 from snakemake.utils import validate
 
-METHODS = ("lanit", "tunit")
-LABELLED = ("lanit",)  # the methods that train on pseudo labels
+sys.path.insert(0, str(BASE))  # the checkout beside the Snakefile, installed or not
+from lanit.catalogue import METHODS
+
 CHOICES = ("labeller", "prompts", "uncovered")  # what they may be told of these, for the whole sweep or a variant
 
 
@@ -119,7 +120,7 @@ def resolve_variant(name):
     where, method = f"train.{name}", options["method"]
     if "batch" not in options:
         fail(f"{where}.batch", "is missing: give the number of source images a step")
-    if method in LABELLED:
+    if METHODS[method].supervision == "text":
         options = {choice: config[choice] for choice in CHOICES} | options
         pick(f"{where}.labeller", options["labeller"], config["labellers"])
     elif told := [choice for choice in CHOICES if choice in options]:
