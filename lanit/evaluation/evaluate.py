@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     scores = steps.add_parser("scores", help="score the translations of one run")
     scores.add_argument("--translations", required=True, type=Path, help="translations.safetensors of the run")
-    scores.add_argument("--real", required=True, type=Path, help="features of the test split")
+    scores.add_argument("--real", required=True, type=Path, help="features of the protocol's split")
     scores.add_argument("--run", dest="run_folder", required=True, type=Path, help="folder of the run")
     scores.add_argument("--options", default="{}", help="JSON, or the path of a JSON or YAML file")
     scores.add_argument("--track", type=Path, help="store record of `lanit track`; without it nothing goes to MLflow")
@@ -105,8 +105,8 @@ def run_scores(arguments: argparse.Namespace) -> None:
     needed = ("features", "source", "reference", "target", "protocol", "classes", "config")
     made, about = read_tensors(arguments.translations, needed, "lanit translate")
     seen, about_real = read_tensors(arguments.real, ("features", "split"), "lanit evaluate features")
-    known, truth, _ = read_test_truth(arguments.manifest)
     protocol = parse(Protocol, about["protocol"], f"the protocol in {arguments.translations}")
+    known, truth, _ = read_split_truth(arguments.manifest, protocol.split)
     if options.protocol not in (None, protocol):
         raise LanitError(f"{arguments.translations} was made under {protocol}, not {options.protocol}; translate again")
     if about["config"] != record["config"]:
@@ -116,8 +116,10 @@ def run_scores(arguments: argparse.Namespace) -> None:
             f"the translations have {about['features']} features and the real images {about_real['features']}; "
             "extract both with the same weights"
         )
-    if about_real["split"] != "test" or len(seen["features"]) != len(truth):
-        raise LanitError(f"{arguments.real} does not hold the manifest's {len(truth)} test images; extract them again")
+    if about_real["split"] != protocol.split or len(seen["features"]) != len(truth):
+        raise LanitError(
+            f"{arguments.real} does not hold the manifest's {len(truth)} {protocol.split} images; extract them again"
+        )
 
     per_class, mean = score(
         Translations(
@@ -172,11 +174,11 @@ def read_run(folder: Path) -> dict[str, Any]:
     return record
 
 
-def read_test_truth(manifest: Path) -> tuple[list[str], NDArray[np.bool_], list[str]]:
-    """Return the names of the C classes, the truth (n, C) of the test split and its keys, in the manifest's order."""
+def read_split_truth(manifest: Path, split: str) -> tuple[list[str], NDArray[np.bool_], list[str]]:
+    """Return the names of the C classes, the truth (n, C) of a split and its keys, in the manifest's order."""
     from lanit.data.manifest import read_truth
 
-    truth = read_truth(manifest, "test")
+    truth = read_truth(manifest, split)
     values = truth.drop(columns="key")
     return list(values.columns), values.to_numpy(bool), list(truth["key"])
 

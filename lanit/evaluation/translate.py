@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from lanit.evaluation.features import Extractor
     from lanit.methods.protocol import Method
 
-SPLIT = "test"
 # Which arguments belong to the stage, and which to the use of a trained model.
 STAGE = ("manifest", "labels", "options", "pictures")
 USE = ("source", "text", "reference", "strength", "seed", "grid")
@@ -85,19 +84,20 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def translate_test_images(arguments: argparse.Namespace) -> None:
-    """Translate the protocol's pairs of the test split, and write features and pictures for the scores."""
+    """Translate the protocol's pairs, of its split, and write features and pictures for the scores."""
     options = parse(TranslateOptions, read_options(arguments.options), "translate")
     if options.batch < 1 or options.picture_sources < 1:
         raise LanitError("translate.batch and translate.picture_sources must be at least 1")
 
     from lanit.data.batches import ImageStore
-    from lanit.evaluation.evaluate import read_run, read_test_truth
+    from lanit.evaluation.evaluate import read_run, read_split_truth
     from lanit.evaluation.features import FeatureOptions, choose_device, load_extractor
     from lanit.files import write_tensors
     from lanit.methods import load_method
 
     record = read_run(arguments.run_folder)
-    known, truth, keys = read_test_truth(arguments.manifest)
+    split = options.protocol.split
+    known, truth, keys = read_split_truth(arguments.manifest, split)
     class_columns(known, options.classes)
     device = choose_device(arguments.device)
     extractor = load_extractor(parse(FeatureOptions, options.features, "translate.features"), device)
@@ -106,10 +106,10 @@ def translate_test_images(arguments: argparse.Namespace) -> None:
     if method.needs_labels:
         if arguments.labels is None:
             raise LanitError(f"{record['method']} takes styles by pseudo labels; give their folder with --labels")
-        labels, unlabelled = style_labels(method, arguments.labels, keys, record["domains"])
+        labels, unlabelled = style_labels(method, arguments.labels, split, keys, record["domains"])
 
     pairs = draw_pairs(truth, known, options.classes, options.protocol)
-    translator = Translator(method, ImageStore(arguments.manifest, SPLIT), labels, options.batch, device)
+    translator = Translator(method, ImageStore(arguments.manifest, split), labels, options.batch, device)
     arrays = translate_pairs(translator, pairs, extractor, options.save_images, options.classes, keys)
     if unlabelled is not None:
         arrays["unlabelled"] = unlabelled[pairs.reference]
@@ -129,9 +129,9 @@ def translate_test_images(arguments: argparse.Namespace) -> None:
 
 
 def style_labels(
-    method: Method, folder: Path, keys: list[str], domains: list[str]
+    method: Method, folder: Path, split: str, keys: list[str], domains: list[str]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Read the pseudo labels that references get their style by.
+    """Read the pseudo labels of a split that references get their style by.
 
     An image above the threshold in no domain gets a style all the same (see `at_least_one`), so that every method is
     scored on the same pairs; scores.json says for how many.
@@ -144,7 +144,7 @@ def style_labels(
     """
     from lanit.language.labels import read_labels
 
-    labels = read_labels(folder, SPLIT)
+    labels = read_labels(folder, split)
     if list(labels.keys) != keys:
         raise LanitError(f"the labels in {folder} are not of the images in this manifest; run the label stage again")
     if list(labels.domains) != list(domains):
@@ -156,7 +156,7 @@ def style_labels(
 
 
 class Translator:
-    """A method with the images that it translates: rows of the test split in, pixels out."""
+    """A method with the images that it translates: rows of a split in, pixels out."""
 
     def __init__(
         self, method: Method, store: ImageStore, labels: NDArray[np.bool_] | None, batch: int = 32, device: str = "cpu"
