@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lanit.config import LanitError, parse, read_options
 from lanit.evaluation.protocols import Protocol
-from lanit.evaluation.records import read_run, read_test_truth
+from lanit.evaluation.records import read_run, read_split_truth
 
 BATCH = 64  # images that an extractor sees at once
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     scores = steps.add_parser("scores", help="score the translations of one run")
     scores.add_argument("--translations", required=True, type=Path, help="translations.safetensors of the run")
-    scores.add_argument("--real", required=True, type=Path, help="features of the test split")
+    scores.add_argument("--real", required=True, type=Path, help="features of the protocol's split")
     scores.add_argument("--run", dest="run_folder", required=True, type=Path, help="folder of the run")
     scores.add_argument("--options", default="{}", help="JSON, or the path of a JSON or YAML file")
     scores.add_argument("--track", type=Path, help="store record of `lanit track`; without it nothing goes to MLflow")
@@ -101,8 +101,8 @@ def run_scores(arguments: argparse.Namespace) -> None:
     needed = ("features", "source", "reference", "target", "protocol", "classes", "config")
     made, about = read_tensors(arguments.translations, needed, "lanit translate")
     seen, about_real = read_tensors(arguments.real, ("features", "split"), "lanit evaluate features")
-    known, truth, _ = read_test_truth(arguments.manifest)
     protocol = parse(Protocol, about["protocol"], f"the protocol in {arguments.translations}")
+    known, truth, _ = read_split_truth(arguments.manifest, protocol.split)
     if options.protocol not in (None, protocol):
         raise LanitError(f"{arguments.translations} was made under {protocol}, not {options.protocol}; translate again")
     if about["config"] != record["config"]:
@@ -112,8 +112,10 @@ def run_scores(arguments: argparse.Namespace) -> None:
             f"the translations have {about['features']} features and the real images {about_real['features']}; "
             "extract both with the same weights"
         )
-    if about_real["split"] != "test" or len(seen["features"]) != len(truth):
-        raise LanitError(f"{arguments.real} does not hold the manifest's {len(truth)} test images; extract them again")
+    if about_real["split"] != protocol.split or len(seen["features"]) != len(truth):
+        raise LanitError(
+            f"{arguments.real} does not hold the manifest's {len(truth)} {protocol.split} images; extract them again"
+        )
 
     per_class, mean = score(
         Translations(

@@ -34,11 +34,11 @@ def read_run(folder: Path) -> dict[str, Any]:
     return record
 
 
-def read_test_truth(manifest: Path) -> tuple[list[str], NDArray[np.bool_], list[str]]:
-    """Return the names of the C classes, the truth (n, C) of the test split and its keys, in the manifest's order."""
+def read_split_truth(manifest: Path, split: str) -> tuple[list[str], NDArray[np.bool_], list[str]]:
+    """Return the names of the C classes, the truth (n, C) of a split and its keys, in the manifest's order."""
     from lanit.data.manifest import read_truth
 
-    truth = read_truth(manifest, "test")
+    truth = read_truth(manifest, split)
     values = truth.drop(columns="key")
     return list(values.columns), values.to_numpy(bool), list(truth["key"])
 

@@ -14,7 +14,7 @@ from lanit import catalogue
 from lanit.config import LanitError, parse, read_options
 from lanit.evaluation.pixels import at_least_one, method_labels, translate_images
 from lanit.evaluation.protocols import Pairs, Protocol, class_columns, draw_pairs, draw_picture_rows
-from lanit.evaluation.records import domain_names, read_run, read_test_truth
+from lanit.evaluation.records import domain_names, read_run, read_split_truth
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from lanit.data.batches import ImageStore
     from lanit.evaluation.features import Extractor
     from lanit.methods.protocol import LabelledMethod, Method
-
-SPLIT = "test"
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Translate the protocol's pairs of the test split, and write features and pictures for the scores."""
+    """Translate the protocol's pairs, of its split, and write features and pictures for the scores."""
     options = parse(TranslateOptions, read_options(arguments.options), "translate")
     if options.batch < 1 or options.picture_sources < 1:
         raise LanitError("translate.batch and translate.picture_sources must be at least 1")
@@ -63,7 +61,8 @@ def run(arguments: argparse.Namespace) -> None:
     from lanit.methods.protocol import LabelledMethod
 
     record = read_run(arguments.run_folder)
-    known, truth, keys = read_test_truth(arguments.manifest)
+    split = options.protocol.split
+    known, truth, keys = read_split_truth(arguments.manifest, split)
     class_columns(known, options.classes)
     device = choose_device(arguments.device)
     extractor = load_extractor(parse(FeatureOptions, options.features, "translate.features"), device)
@@ -73,12 +72,12 @@ def run(arguments: argparse.Namespace) -> None:
     if isinstance(method, LabelledMethod):
         if arguments.labels is None:
             raise LanitError(f"{record['method']} takes styles by labels; give their folder with --labels")
-        labels, unlabelled = style_labels(method, arguments.labels, keys, record["domains"])
+        labels, unlabelled = style_labels(method, arguments.labels, split, keys, record["domains"])
 
         if catalogue.find(record["method"]).supervision == "truth":
             of_target = target_labels(method, options.classes, record["domains"])
     pairs = draw_pairs(truth, known, options.classes, options.protocol)
-    store = ImageStore(arguments.manifest, SPLIT)
+    store = ImageStore(arguments.manifest, split)
     translator = Translator(method, store, labels, options.batch, device, of_target)
     arrays = translate_pairs(translator, pairs, extractor, options.save_images, options.classes, keys)
     if unlabelled is not None:
@@ -101,9 +100,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def style_labels(
-    method: Method, folder: Path, keys: list[str], domains: list[str]
+    method: Method, folder: Path, split: str, keys: list[str], domains: list[str]
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Read the pseudo labels that references get their style by.
+    """Read the pseudo labels of a split that references get their style by.
 
     An image above the threshold in no domain gets a style all the same (see `at_least_one`), so that every method is
     scored on the same pairs; scores.json says for how many.
@@ -116,7 +115,7 @@ def style_labels(
     """
     from lanit.language.pseudo_labels import read_labels
 
-    labels = read_labels(folder, SPLIT)
+    labels = read_labels(folder, split)
     if list(labels.keys) != keys:
         raise LanitError(f"the labels in {folder} are not of the images in this manifest; run the label stage again")
     if list(labels.domains) != list(domains):
@@ -139,7 +138,7 @@ def target_labels(method: LabelledMethod, classes: list[str], domains: list[str]
 
 
 class Translator:
-    """A method with the images that it translates: rows of the test split in, pixels out."""
+    """A method with the images that it translates: rows of a split in, pixels out."""
 
     def __init__(
         self,

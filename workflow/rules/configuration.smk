@@ -76,6 +76,11 @@ def check_dataset(name):
         fail(f"clip.{dataset['clip']}", "must hold either `pretrained` (a tag or a file) or `train`")
     if features["kind"] == "judge" and "pretrain" not in dataset["shards"]:
         fail(f"features.{dataset['features']}", f"is a judge, which needs split pretrain in {where}.shards")
+    if config["evaluate"]["split"] not in dataset["shards"]:
+        fail(
+            "evaluate.split",
+            f"is {config['evaluate']['split']!r}, which {where}.shards lacks: give it one, and its images",
+        )
     check_files(where, dataset, clip, features)
 
 
@@ -98,7 +103,7 @@ def check_files(where, dataset, clip, features):
 
 def find_paths(source):
     """The folders and the table among a source's options."""
-    keys = ("root", "train", "test", "pretrain", "images", "table")
+    keys = ("root", "train", "val", "test", "pretrain", "images", "table")
     return [source[key] for key in keys if isinstance(source.get(key), str)]
 
 
