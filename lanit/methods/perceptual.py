@@ -11,8 +11,9 @@ import hashlib
 import importlib.util
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ def load_perceptual(options: PerceptualOptions, device: str | torch.device = "cp
         LanitError: an option is missing or out of place, or weights are missing or not what they should be.
     """
     check_perceptual(options, "perceptual")
+    loaders: dict[str, Callable[[PerceptualOptions], Perceptual]]
     loaders = {"lpips": _lpips, "stlpips": _stlpips, "judge": _judge, "clip": _clip}
     with torch.random.fork_rng(devices=[]):  # networks are made before they are filled
         return loaders[options.kind](options).to(device)
@@ -44,6 +46,8 @@ def load_perceptual(options: PerceptualOptions, device: str | torch.device = "cp
 
 class ClipTrunk(nn.Module):
     """The maps of a CLIP's image tower: of every block of a transformer, of the stem and every stage of a ResNet."""
+
+    tower: Any  # open_clip's towers differ in class, and share this
 
     def __init__(self, pixels: nn.Module, tower: nn.Module):
         super().__init__()
@@ -77,18 +81,18 @@ def _stlpips(options: PerceptualOptions) -> Perceptual:
 
 
 def _judge(options: PerceptualOptions) -> Perceptual:
+    assert options.weights is not None  # or check_perceptual had ended it
     return Perceptual(f"judge-{_digest([options.weights])}", networks.JudgeTrunk(load_judge(options.weights)))
 
 
 def _clip(options: PerceptualOptions) -> Perceptual:
     from lanit.language.clip import ClipOptions, load_clip
 
-    clip = load_clip(parse(ClipOptions, options.clip, "perceptual.clip"))
-    tower, found = clip.towers.visual, hashlib.sha256()
+    chosen = parse(ClipOptions, options.clip or {}, "perceptual.clip")
+    clip, found = load_clip(chosen), hashlib.sha256()
+    tower: Any = clip.towers.visual
     if not hasattr(tower, "forward_intermediates"):
-        raise LanitError(
-            f"open_clip gives no intermediate features of {options.clip['model']}; choose another CLIP or kind"
-        )
+        raise LanitError(f"open_clip gives no intermediate features of {chosen.model}; choose another CLIP or kind")
     for name, value in sorted(tower.state_dict().items()):
         found.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
     return Perceptual(f"clip-{found.hexdigest()[:8]}", ClipTrunk(clip.pixels, tower))

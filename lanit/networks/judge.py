@@ -45,7 +45,8 @@ class Judge(nn.Module):
 
         The last one's mean over the image is `features`; gradients flow through to the images.
         """
-        x, maps = self.prepare((images + 1) * 127.5), []
+        maps: list[Tensor] = []
+        x = self.prepare((images + 1) * 127.5)
         for layer in self.trunk:
             x = layer(x)
             if not maps or isinstance(layer, _Residual):
@@ -71,7 +72,7 @@ def load_judge(path: Path, device: str = "cpu") -> Judge:
     except RuntimeError as error:
         problem = " ".join(str(error).split())[:200]
         raise LanitError(f"{path} does not hold the judge that it describes ({problem}); train it again") from None
-    return judge.to(device, memory_format=torch.channels_last).eval()
+    return judge.to(device).to(memory_format=torch.channels_last).eval()
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -4,8 +4,8 @@ d(x, y) = Σ_l mean over positions of Σ_c w_lc (x̂_lc − ŷ_lc)², x̂ and ŷ
 length. LPIPS, version 0.1, takes AlexNet's five maps and learned w; a network for which nobody learned w has each of
 its L maps count alike, w = 1 / L, so that d is the mean of 2 − 2 cos over its maps.
 
-The formula is ours because training descends on it: the package `lpips` takes the root of a sum of squares that can
-be zero, and gives gradients that are not numbers where an image's features vanish (its issues 69 and 121).
+The formula stands here and not in a package, because judge and CLIP need it too, and because the packages that carry
+LPIPS's weights download others, or import what a training has no use for.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class Perceptual(nn.Module):
         # One after the other: what needs no gradient keeps no graph.
         apart = [_apart(a, b) for a, b in zip(self.trunk(first), self.trunk(second), strict=True)]
         if self.weights is None:
-            return sum(squares.sum(1).mean((1, 2)) for squares in apart) / len(apart)
-        weighted = zip(apart, self.weights, strict=True)
-        return sum((squares * w[:, None, None]).sum(1).mean((1, 2)) for squares, w in weighted)
+            return torch.stack([squares.sum(1).mean((1, 2)) for squares in apart]).mean(0)
+        weighted = [squares * w[:, None, None] for squares, w in zip(apart, self.weights, strict=True)]
+        return torch.stack([squares.sum(1).mean((1, 2)) for squares in weighted]).sum(0)
 
 
 class ImageNetTrunk(nn.Module):
@@ -66,6 +66,9 @@ class ImageNetTrunk(nn.Module):
     they are.
     """
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, layers: nn.Sequential, taps: Sequence[int], enlarge_to: int):
         super().__init__()
         self.layers, self.taps, self.enlarge_to = layers[: taps[-1] + 1], tuple(taps), enlarge_to
@@ -75,7 +78,8 @@ class ImageNetTrunk(nn.Module):
         self.register_buffer("deviation", (2 * deviation).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x, maps = _precise(images), []
+        maps: list[Tensor] = []
+        x = _precise(images)
         smallest = min(x.shape[-2:])
         if smallest < self.enlarge_to:
             size = [round(side * self.enlarge_to / smallest) for side in x.shape[-2:]]
@@ -125,9 +129,11 @@ def shift_tolerant_alexnet() -> nn.Sequential:
 class Blur(nn.Module):
     """Every other position of maps blurred with a 3 × 3 filter, reflected by two pixels beyond their edges."""
 
+    filt: Tensor  # its name in files
+
     def __init__(self, channels: int):
         super().__init__()
-        self.register_buffer("filt", torch.empty(channels, 1, 3, 3))  # in files under this name
+        self.register_buffer("filt", torch.empty(channels, 1, 3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, ⌈H / 2⌉ + 1, ⌈W / 2⌉ + 1)."""
@@ -140,7 +146,7 @@ def _apart(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _unit(maps: Tensor) -> Tensor:
-    # As in StarGAN v2's LPIPS: a vector of zeros stays one, and has a slope.
+    # As in StarGAN v2's LPIPS, with the small number below the root: there a vector of zeros has a slope.
     maps = _precise(maps)
     return maps * torch.rsqrt(maps.square().sum(1, keepdim=True) + 1e-10)
 

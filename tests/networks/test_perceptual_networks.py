@@ -109,7 +109,7 @@ def judge(size=32):
     for name, buffer in judge.named_buffers():
         if name.endswith("running_var"):
             buffer.uniform_(0.5, 1.5)
-    return judge.eval()
+    return judge
 
 
 def of_judge():
@@ -140,6 +140,7 @@ def test_each_image_has_the_distance_that_it_has_alone(make):
 def test_gradients_reach_the_images_and_no_weight(make):
     distance, (first, second) = make(), pair()
     first.requires_grad_(), second.requires_grad_()
+    assert not any(module.training for module in make().modules())
     distance.train()
     assert not any(module.training for module in distance.modules())
     before = {name: value.clone() for name, value in distance.state_dict().items()}
@@ -158,13 +159,16 @@ def test_the_gradient_is_the_slope_of_the_distance():
     assert (slope * direction).sum().item() == pytest.approx(apart.sum().item() / (2 * step), rel=1e-4)
 
 
+class Two(nn.Module):
+    def forward(self, images):
+        return [images, images[:, :, ::2, ::2] ** 3]
+
+
 def test_features_that_vanish_have_a_slope():
-    distance, (first, second) = alexnet(), pair()
-    with torch.no_grad():
-        distance.trunk.layers[3].bias.fill_(-1e3)  # the second map is zero everywhere
-    assert not distance.trunk(first)[1].any()
+    distance, (first, second) = Perceptual("two", Two()), pair(8)
+    second[:, :, 3] = 0
     (slope,) = torch.autograd.grad(distance(first, second.requires_grad_()).sum(), second)
-    assert slope.isfinite().all() and slope.any()
+    assert slope.isfinite().all() and (slope != 0).all()
 
 
 def test_small_images_are_enlarged_and_larger_ones_go_in_as_they_are():
@@ -177,10 +181,6 @@ def test_small_images_are_enlarged_and_larger_ones_go_in_as_they_are():
 
 
 def test_without_learned_weights_a_distance_is_the_mean_of_two_minus_two_cosines():
-    class Two(nn.Module):
-        def forward(self, images):
-            return [images, images[:, :, ::2, ::2] ** 3]
-
     (first, second), distance = pair(8), Perceptual("two", Two())
     expected = sum(
         (2 - 2 * torch.cosine_similarity(a, b, dim=1)).mean((1, 2)) / 2
@@ -197,7 +197,7 @@ def test_a_blur_halves_and_leaves_what_is_even_as_it_is():
 
 
 def test_the_last_map_of_a_judge_averages_to_its_features():
-    network = judge()
+    network = judge().eval()
     images = torch.randint(256, (2, 3, 48, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     maps = network.maps(images / 127.5 - 1)
     assert [x.shape[1:] for x in maps] == [(4, 32, 32), (8, 16, 16), (16, 8, 8), (32, 4, 4)]
