@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from lanit.comparison.scores import (
+from lanit.comparison.inputs import (
     Published,
     Quality,
     Score,

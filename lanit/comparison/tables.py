@@ -11,8 +11,7 @@ import io
 import statistics
 from collections.abc import Iterable, Sequence
 
-from lanit.comparison.render import DASH, Cell, Column, Part, Table, text
-from lanit.comparison.scores import (
+from lanit.comparison.inputs import (
     MEANS,
     Published,
     Quality,
@@ -25,6 +24,7 @@ from lanit.comparison.scores import (
     variant_name,
     variant_rank,
 )
+from lanit.comparison.render import DASH, Cell, Column, Part, Table, text
 
 COMPARISON_COLUMNS = (
     "dataset",

@@ -17,7 +17,7 @@ import numpy as np
 
 from lanit.config import LanitError, parse, read_options
 from lanit.files import read_tensors, write_whole
-from lanit.language.labels import (
+from lanit.language.pseudo_labels import (
     LabellerOptions,
     Labels,
     Texts,

@@ -7,37 +7,21 @@ definitions are those of torchvision.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lanit.data.draws import Draws
+from lanit.data.rng import BatchRng
+from lanit.settings.tunit import ViewOptions
 
 
-@dataclass(frozen=True)
-class ViewOptions:
-    """Half-widths of uniform draws; TUNIT's values."""
-
-    rotation: float = 20.0  # degrees
-    shift: float = 0.1  # share of the side
-    shear: float = 10.0  # degrees, along x
-    zoom: float = 0.1  # about a scale of 1
-    brightness: float = 0.4  # about a factor of 1, as are the next two
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.125  # share of the full circle
-    mirror: float = 0.5  # probability of a horizontal flip
-
-
-def second_view(images: Tensor, draws: Draws, options: ViewOptions = ViewOptions()) -> Tensor:
+def second_view(images: Tensor, rng: BatchRng, options: ViewOptions) -> Tensor:
     """Return a randomly transformed copy (B, 3, H, W) of images in [-1, 1].
 
     Each image has its own draws; only the order of the four colour changes, random as in torchvision, is one for all.
     """
-    order = draws.order(4)
-    uniform = draws.uniform(10).to(images.dtype).T  # (10, B)
+    order = rng.order(4)
+    uniform = rng.uniform(10).to(images.dtype).T  # (10, B)
     mirror = 1 - 2 * (uniform[9] < options.mirror).to(images.dtype)  # -1 where mirrored
     even = 2 * uniform - 1  # in [-1, 1]
     moved = affine(

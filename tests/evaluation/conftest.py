@@ -14,11 +14,11 @@ from lanit.config import parse
 
 @pytest.fixture(scope="session")
 def manifest(tmp_path_factory) -> Path:
-    """Manifest of drawn faces: 60 to train on, 120 to test on, 300 others for the judge."""
+    """Manifest of drawn faces: 60 to train on, 120 to test on, 300 others for the judge, 100 to choose on."""
     from lanit.data import shard
 
     folder = tmp_path_factory.mktemp("faces")
-    counts = {"train": 60, "test": 120, "pretrain": 300}
+    counts = {"train": 60, "test": 120, "pretrain": 300, "val": 100}
     splits = {name: {"images": count, "seed": i} for i, (name, count) in enumerate(counts.items())}
     source = {"kind": "faces", "splits": splits, "probability": 0.4}
     options = parse(shard.ShardOptions, {"source": source, "size": 32, "shards": dict.fromkeys(splits, 1)})

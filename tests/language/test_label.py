@@ -13,7 +13,7 @@ import pytest
 from lanit.cli import main
 from lanit.data.manifest import read_manifest, read_truth
 from lanit.files import read_tensors, write_tensors
-from lanit.language.labels import read_labels
+from lanit.language.pseudo_labels import read_labels
 
 NAMES = ["hat", "glasses", "yacht"]
 

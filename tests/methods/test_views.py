@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision.transforms.functional as TF
 
-from lanit.data.draws import Draws
+from lanit.data.rng import BatchRng
 from lanit.methods.views import (
     ViewOptions,
     adjust_brightness,
@@ -63,7 +63,7 @@ def test_mirror_is_a_horizontal_flip():
 
 def test_views_are_a_function_of_the_draws_and_differ_between_images():
     x = images(1).expand(8, -1, -1, -1) * 2 - 1
-    first, again, other = (second_view(x, Draws(seed, 0, 0, 8, 8)) for seed in (3, 3, 4))
+    first, again, other = (second_view(x, BatchRng(seed, 0, 0, 8, 8), ViewOptions()) for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert first.min() >= -1 and first.max() <= 1
     assert all(not torch.equal(first[0], view) for view in first[1:])
@@ -71,14 +71,14 @@ def test_views_are_a_function_of_the_draws_and_differ_between_images():
 
 def test_a_part_of_a_batch_gets_the_views_that_it_has_in_the_whole():
     x = images(8) * 2 - 1
-    parts = [second_view(x[first : first + 2], Draws(3, 5, first, 2, 8)) for first in range(0, 8, 2)]
-    torch.testing.assert_close(torch.cat(parts), second_view(x, Draws(3, 5, 0, 8, 8)))
+    parts = [second_view(x[first : first + 2], BatchRng(3, 5, first, 2, 8), ViewOptions()) for first in range(0, 8, 2)]
+    torch.testing.assert_close(torch.cat(parts), second_view(x, BatchRng(3, 5, 0, 8, 8), ViewOptions()))
 
 
 def test_about_half_of_the_images_are_mirrored_and_nothing_else_is_asked_for():
     x = images(200, 4) * 2 - 1
     still = ViewOptions(**{**dict.fromkeys(ViewOptions.__dataclass_fields__, 0.0), "mirror": 0.5})
-    views = second_view(x, Draws(0, 0, 0, 200, 200), still)
+    views = second_view(x, BatchRng(0, 0, 0, 200, 200), still)
     mirrored = (views - x.flip(-1)).abs().amax((1, 2, 3)) < 1e-5
     assert (mirrored | ((views - x).abs().amax((1, 2, 3)) < 1e-5)).all() and 70 < mirrored.sum() < 130
 
@@ -86,4 +86,4 @@ def test_about_half_of_the_images_are_mirrored_and_nothing_else_is_asked_for():
 def test_no_change_asked_for_is_no_change():
     x = images() * 2 - 1
     still = ViewOptions(**dict.fromkeys(ViewOptions.__dataclass_fields__, 0.0))
-    torch.testing.assert_close(second_view(x, Draws(0, 0, 0, len(x), len(x)), still), x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(second_view(x, BatchRng(0, 0, 0, len(x), len(x)), still), x, atol=1e-5, rtol=0)

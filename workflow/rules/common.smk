@@ -27,7 +27,8 @@ from lease_gpus import list_devices
 GPUS = list_devices()
 RESULTS = config["results"]
 STORE = config["tracking"]["uri"] or f"sqlite:///{RESULTS}/mlflow.db"
-SPLITS = ("train", "test")  # what methods see; a third split, pretrain, teaches the demo's CLIP and the judge
+SPLITS = ("train", "val", "test", "pretrain")
+SEEN = ("train", "val", "test")  # what methods see; pretrain teaches the demo's CLIP and the judge
 
 
 wildcard_constraints:
@@ -37,7 +38,7 @@ wildcard_constraints:
     labeller="|".join(config["labellers"]),
     texts="texts(-.+)?",
     variant="|".join(VARIANTS),
-    split="|".join((*SPLITS, "pretrain")),
+    split="|".join(SPLITS),
     shard=r"\d+",
     n=r"\d+",
     seed=r"\d+",
@@ -78,11 +79,11 @@ def get_shards(wildcards, ending, splits=None):
     return [f"{folder}/{split}-{i}{ending}" for split in splits or shards for i in range(shards[split])]
 
 
-def get_embeddings(wildcards, splits=SPLITS):
-    """Files of the images' embeddings."""
+def get_embeddings(wildcards, splits=SEEN):
+    """Files of the images' embeddings, of those splits that the dataset has."""
     shards, clip = config["dataset"][wildcards.dataset]["shards"], config["dataset"][wildcards.dataset]["clip"]
     folder = f"{RESULTS}/{wildcards.dataset}/embeddings/{clip}"
-    return [f"{folder}/{split}-{i}.safetensors" for split in splits for i in range(shards[split])]
+    return [f"{folder}/{split}-{i}.safetensors" for split in splits for i in range(shards.get(split, 0))]
 
 
 def get_texts(wildcards):
@@ -132,12 +133,14 @@ def get_features_files(wildcards):
 
 
 def get_real_features(wildcards):
-    return f"{RESULTS}/{wildcards.dataset}/features/{config['dataset'][wildcards.dataset]['features']}/test.safetensors"
+    """Features of the real images of the split that is scored."""
+    folder = f"{RESULTS}/{wildcards.dataset}/features/{config['dataset'][wildcards.dataset]['features']}"
+    return f"{folder}/{config['evaluate']['split']}.safetensors"
 
 
 def is_labelled(wildcards):
     """Does the variant train on pseudo labels?"""
-    return VARIANTS[wildcards.variant]["method"] in LABELLED
+    return METHODS[VARIANTS[wildcards.variant]["method"]].supervision == "text"
 
 
 def learns_prompts(variant):
@@ -145,22 +148,21 @@ def learns_prompts(variant):
     return VARIANTS[variant].get("prompts") == "learned"
 
 
-def get_labels(wildcards):
+def get_labels(wildcards, split="train"):
     """Files of the label stage that a variant trains on; none where it learns without."""
     if not is_labelled(wildcards):
         return []
-    return list_labels(f"{RESULTS}/{wildcards.dataset}/labels/{VARIANTS[wildcards.variant]['labeller']}-n{wildcards.n}")
+    folder = f"{RESULTS}/{wildcards.dataset}/labels/{VARIANTS[wildcards.variant]['labeller']}-n{wildcards.n}"
+    return [f"{folder}/{split}.parquet", f"{folder}/texts.safetensors"]
 
 
 def get_labels_of_run(wildcards):
-    """The labels that go with a trained run: those of its own prompts where these have learned."""
+    """The labels that a trained run is translated by: those of its own prompts where these have learned."""
+    split = config["evaluate"]["split"]
     if not learns_prompts(wildcards.variant):
-        return get_labels(wildcards)
-    return list_labels(f"{RESULTS}/{wildcards.dataset}/{wildcards.variant}-n{wildcards.n}/seed{wildcards.seed}/labels")
-
-
-def list_labels(folder):
-    return [f"{folder}/train.parquet", f"{folder}/test.parquet", f"{folder}/texts.safetensors"]
+        return get_labels(wildcards, split)
+    folder = f"{RESULTS}/{wildcards.dataset}/{wildcards.variant}-n{wildcards.n}/seed{wildcards.seed}/labels"
+    return [f"{folder}/{split}.parquet", f"{folder}/texts.safetensors"]
 
 
 def as_argument(name, paths):

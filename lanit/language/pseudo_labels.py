@@ -47,6 +47,7 @@ class Labels:
         similarities: f_n, float32 (M, N).
         base: f_p, float32 (M,).
         labels: d_n, bool (M, N).
+        supervision: what they come of: `text`, or `truth`.
     """
 
     keys: tuple[str, ...]
@@ -54,6 +55,7 @@ class Labels:
     similarities: np.ndarray
     base: np.ndarray
     labels: np.ndarray
+    supervision: str = "text"
 
 
 def adaptive(similarities: np.ndarray, base: np.ndarray) -> np.ndarray:
@@ -177,6 +179,7 @@ def read_labels(folder: Path | str, split: str) -> Labels:
         similarities=np.stack(similarities, axis=1).astype(np.float32),
         base=table["base"].to_numpy().astype(np.float32),
         labels=np.stack(labels, axis=1).astype(bool),
+        supervision=(table.schema.metadata or {}).get(b"supervision", b"text").decode(),
     )
 
 
@@ -189,6 +192,8 @@ def write_labels(labels: Labels, folder: Path, split: str) -> None:
     columns += [labels.similarities[:, n].astype(np.float32) for n in range(len(labels.domains))]
     columns += [labels.labels[:, n].astype(bool) for n in range(len(labels.domains))]
     table = pyarrow.table(dict(zip(_columns(labels.domains), columns)))
+    if labels.supervision != "text":
+        table = table.replace_schema_metadata({"supervision": labels.supervision})
     with whole(folder / f"{split}.parquet") as part:
         parquet.write_table(table, part)
 

@@ -218,8 +218,9 @@ def dataset_name(dataset: str) -> str:
 
 
 def protocol_name(score: Score) -> str:
-    """The protocol in a word or two."""
-    return _name(score.protocol, ("name", "kind"))
+    """The protocol in a word or two; it says so where it is of another split than test."""
+    split = score.protocol.get("split", "test") if isinstance(score.protocol, dict) else "test"
+    return _name(score.protocol, ("name", "kind")) + (f" on {split}" if split != "test" else "")
 
 
 def features_name(score: Score) -> str:

@@ -14,11 +14,11 @@ from safetensors.torch import save_file, save_model
 from lanit.cli import main
 from lanit.config import LanitError
 from lanit.data.images import read_image
-from lanit.evaluation.apply import find_domains
-from lanit.evaluation.grid import draw_grid
 from lanit.evaluation.translate import Translator
-from lanit.language.labels import Texts, adaptive, write_texts
+from lanit.language.pseudo_labels import Texts, adaptive, write_texts
 from lanit.methods import create_method
+from lanit.using.apply import find_domains
+from lanit.using.grid import draw_grid
 
 SIZE = 32
 DOMAINS = ["blond hair", "hat", "Smiling", "salt, pepper"]
@@ -130,7 +130,7 @@ def load(folder):
 def seen(clip_files, run, images):
     """Labels (M, N) that CLIP gives images in [-1, 1], the nearest domain where it gives none; and which those are."""
     from lanit.language.clip import ClipOptions, load_clip
-    from lanit.language.labels import read_texts
+    from lanit.language.pseudo_labels import read_texts
 
     texts, clip = read_texts(run / "texts.safetensors"), load_clip(ClipOptions(*map(str, clip_files)))
     embeddings = clip.encode_image(images).numpy()
