@@ -44,6 +44,13 @@ METHODS = {
     entry.name: entry
     for entry in (
         Entry(
+            "stargan2",
+            "StarGAN v2",
+            supervision="truth",
+            module="lanit.methods.stargan2:StarGan2",
+            settings="lanit.settings.stargan2:StarGan2Options",
+        ),
+        Entry(
             "tunit",
             "TUNIT",
             supervision="none",

@@ -23,9 +23,10 @@ from lanit.language.prompts import base_prompt
 class LabellerOptions:
     """How similarities become labels."""
 
-    kind: Literal["adaptive", "top_k", "fixed"] = "adaptive"
+    kind: Literal["adaptive", "top_k", "fixed", "truth"] = "adaptive"
     k: int | None = None  # top_k: how many domains each image gets
     threshold: float | None = None  # fixed: the cosine above which a domain is on
+    choose: Literal["random", "rarest"] | None = None  # truth: which of an image's domains is its one; null is random
 
 
 @dataclass(frozen=True)
@@ -83,12 +84,17 @@ def check_labeller(options: LabellerOptions, count: int) -> None:
         if given != (options.kind == kind):
             verb = "takes no" if given else "needs"
             raise LanitError(f"the labeller {options.kind} {verb} {key}; it belongs to {kind}")
+    if options.choose is not None and options.kind != "truth":
+        raise LanitError(f"the labeller {options.kind} takes no choose; it belongs to truth")
     if options.kind == "top_k" and not 1 <= options.k <= count:
         raise LanitError(f"the labeller's k must be from 1 to the {count} domains, not {options.k}")
 
 
 def label(options: LabellerOptions, similarities: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """Return the labels, bool (M, N), of similarities (M, N) and base similarities (M,), by the rule of `options`."""
+    """Return the labels, bool (M, N), of similarities (M, N) and base similarities (M,), by the rule of `options`.
+
+    The rule is no `truth`, which asks no similarity (`lanit.language.truth_labels`).
+    """
     if options.kind == "adaptive":
         return adaptive(similarities, base)
     if options.kind == "top_k":

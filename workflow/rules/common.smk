@@ -138,9 +138,9 @@ def get_real_features(wildcards):
     return f"{folder}/{config['evaluate']['split']}.safetensors"
 
 
-def is_labelled(wildcards):
-    """Does the variant train on pseudo labels?"""
-    return METHODS[VARIANTS[wildcards.variant]["method"]].supervision == "text"
+def get_supervision(variant):
+    """What the variant's method may read beside images: text, truth or none."""
+    return METHODS[VARIANTS[variant]["method"]].supervision
 
 
 def learns_prompts(variant):
@@ -150,10 +150,11 @@ def learns_prompts(variant):
 
 def get_labels(wildcards, split="train"):
     """Files of the label stage that a variant trains on; none where it learns without."""
-    if not is_labelled(wildcards):
+    supervision = get_supervision(wildcards.variant)
+    if supervision == "none":
         return []
     folder = f"{RESULTS}/{wildcards.dataset}/labels/{VARIANTS[wildcards.variant]['labeller']}-n{wildcards.n}"
-    return [f"{folder}/{split}.parquet", f"{folder}/texts.safetensors"]
+    return [f"{folder}/{split}.parquet"] + ([f"{folder}/texts.safetensors"] if supervision == "text" else [])
 
 
 def get_labels_of_run(wildcards):
@@ -191,7 +192,7 @@ def get_training(wildcards):
         "size": dataset["size"],
         **{key: value for key, value in variant.items() if key not in CHOICES},
     }
-    return options | {"language": get_language(wildcards)} if is_labelled(wildcards) else options
+    return options | {"language": get_language(wildcards)} if get_supervision(wildcards.variant) == "text" else options
 
 
 def get_language(wildcards):
@@ -244,7 +245,8 @@ def get_qualities(wildcards):
     return [
         f"{RESULTS}/{dataset}/labels/{labeller}-n{n}/quality.json"
         for dataset in config["datasets"]
-        for labeller in config["labellers"]
+        for labeller, rule in config["labellers"].items()
+        if rule["kind"] != "truth"
         for n in config["domains"]
     ] + get_runs_with_learned_prompts("labels/quality.json")
 

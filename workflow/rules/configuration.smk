@@ -125,11 +125,21 @@ def resolve_variant(name):
     where, method = f"train.{name}", options["method"]
     if "batch" not in options:
         fail(f"{where}.batch", "is missing: give the number of source images a step")
-    if METHODS[method].supervision == "text":
-        options = {choice: config[choice] for choice in CHOICES} | options
+    supervision = METHODS[method].supervision
+    defaults = {
+        "text": {choice: config[choice] for choice in CHOICES},
+        "truth": {"labeller": "truth"},
+        "none": {},
+    }[supervision]
+    if told := [choice for choice in CHOICES if choice in options and choice not in defaults]:
+        without = "labels" if supervision == "none" else "language"
+        fail(f"{where}.{told[0]}", f"is of no use to {method}, which trains without {without}; drop it")
+    options = defaults | options
+    if "labeller" in options:
         pick(f"{where}.labeller", options["labeller"], config["labellers"])
-    elif told := [choice for choice in CHOICES if choice in options]:
-        fail(f"{where}.{told[0]}", f"is of no use to {method}, which trains without labels; drop it")
+        if (config["labellers"][options["labeller"]]["kind"] == "truth") != (supervision == "truth"):
+            may = "labels of truth alone" if supervision == "truth" else "no truth"
+            fail(f"{where}.labeller", f"names {options['labeller']!r}, and {method} may read {may}; name another")
     return options
 
 
