@@ -22,7 +22,7 @@ from lanit.config import LanitError, parse
 from lanit.networks import perceptual as networks
 from lanit.networks.judge import load_judge
 from lanit.networks.perceptual import Perceptual
-from lanit.settings.perceptual import SMALLEST, PerceptualOptions, check_perceptual
+from lanit.settings.perceptual import ENLARGE_TO, PerceptualOptions
 
 # Files within packages, and the SHA-256 that they have in lpips 0.1.4 and in stlpips_pytorch 0.0.2.
 LPIPS_FILE = "weights/v0.1/alex.pth"
@@ -37,7 +37,7 @@ def load_perceptual(options: PerceptualOptions, device: str | torch.device = "cp
     Raises:
         LanitError: an option is missing or out of place, or weights are missing or not what they should be.
     """
-    check_perceptual(options, "perceptual")
+    options.check("perceptual")
     loaders: dict[str, Callable[[PerceptualOptions], Perceptual]]
     loaders = {"lpips": _lpips, "stlpips": _stlpips, "judge": _judge, "clip": _clip}
     with torch.random.fork_rng(devices=[]):  # networks are made before they are filled
@@ -81,8 +81,9 @@ def _stlpips(options: PerceptualOptions) -> Perceptual:
 
 
 def _judge(options: PerceptualOptions) -> Perceptual:
-    assert options.weights is not None  # or check_perceptual had ended it
-    return Perceptual(f"judge-{_digest([options.weights])}", networks.JudgeTrunk(load_judge(options.weights)))
+    assert options.weights is not None  # or the check had ended it
+    trunk = networks.JudgeTrunk(load_judge(options.weights))
+    return Perceptual(f"judge-{_digest([options.weights])}", trunk)
 
 
 def _clip(options: PerceptualOptions) -> Perceptual:
@@ -110,8 +111,8 @@ def _on_imagenet(
             raise LanitError(
                 f"{files[-1]} has negative weights in {key}: no distance comes of them; give LPIPS's own file"
             )
-    enlarge_to = options.enlarge_to or SMALLEST
-    name = f"{options.kind}-{_digest(files)}" + (f"-{enlarge_to}px" if enlarge_to != SMALLEST else "")
+    enlarge_to = options.enlarge_to or ENLARGE_TO
+    name = f"{options.kind}-{_digest(files)}" + (f"-{enlarge_to}px" if enlarge_to != ENLARGE_TO else "")
     return Perceptual(name, networks.ImageNetTrunk(layers, taps, enlarge_to), weights)
 
 

@@ -1,8 +1,8 @@
 """Perceptual distances: how unlike two images are in the feature maps of a frozen network (Zhang et al., CVPR 2018).
 
 d(x, y) = Σ_l mean over positions of Σ_c w_lc (x̂_lc − ŷ_lc)², x̂ and ŷ being the maps' vectors, one a position, at unit
-length. LPIPS, version 0.1, takes AlexNet's five maps and learned w; a network for which nobody learned w has each of
-its L maps count alike, w = 1 / L, so that d is the mean of 2 − 2 cos over its maps.
+length (zero stays zero). LPIPS, version 0.1, takes AlexNet's five maps and learned w; a network for which nobody
+learned w has each of its L maps count alike, w = 1 / L: d is the mean of 2 − 2 cos over its maps.
 
 The formula stands here and not in a package, because judge and CLIP need it too, and because the packages that carry
 LPIPS's weights download others, or import what a training has no use for.

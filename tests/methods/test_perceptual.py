@@ -278,7 +278,7 @@ def test_a_judge_that_is_not_the_one_described_is_refused(files, tmp_path):
         ),
         ({"kind": "clip", "weights": "x"}, "perceptual.weights is read by lpips and stlpips and judge alone"),
         ({"kind": "judge", "weights": "x", "enlarge_to": 64}, "perceptual.enlarge_to is read by lpips and stlpips"),
-        ({"kind": "lpips", "enlarge_to": 16}, "enlarge_to is 16; AlexNet sees nothing below 32 pixels"),
+        ({"kind": "lpips", "enlarge_to": 16}, "perceptual.enlarge_to must be at least 32, not 16"),
         ({"kind": "lpips", "clip": {}}, "perceptual.clip is read by clip alone"),
         ({"kind": "vgg"}, "must be one of lpips, stlpips, judge, clip, not 'vgg'"),
         ({}, "lacks the key 'kind'"),
