@@ -51,6 +51,13 @@ METHODS = {
             settings="lanit.settings.stargan2:StarGan2Options",
         ),
         Entry(
+            "smoothing",
+            "Smoothing",
+            supervision="truth",
+            module="lanit.methods.smoothing:Smoothing",
+            settings="lanit.settings.smoothing:SmoothingOptions",
+        ),
+        Entry(
             "tunit",
             "TUNIT",
             supervision="none",

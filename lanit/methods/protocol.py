@@ -106,6 +106,13 @@ class LabelledMethod(Method, Protocol):
 
 
 @runtime_checkable
+class PerceptualMethod(LabelledMethod, Protocol):
+    """A method that learns from a perceptual distance, which its run's record names."""
+
+    perceptual_name: str | None  # the kind and a digest of its weights; None where its term has no weight
+
+
+@runtime_checkable
 class LanguageMethod(LabelledMethod, Protocol):
     """A method whose labels come of texts; its constructor takes `language` and `labels_folder` too."""
 

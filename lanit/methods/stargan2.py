@@ -30,6 +30,7 @@ class Draft:
     """What the updates of a step share for one part of its batch."""
 
     latent: Tensor  # z1 (B, Z)
+    other_latent: Tensor  # z2 (B, Z)
     fake: Tensor  # ŷ = G(x, E_M(z1)), without its graph
     fake_reference: Tensor  # G(x, E_S(y)), without its graph
     fake_other: Tensor | None  # G(x, E_M(z2)), without its graph, while diversification has a weight
@@ -183,7 +184,7 @@ class StarGan2:
             contents = content.repeat(len(others), 1, 1, 1)
             fake_reference, *fake_other = generator.decode(contents, torch.cat(others)).split(len(z1))
         made = (styles, fake) if alone else None
-        return Draft(z1, fake.detach(), fake_reference, fake_other[0] if fake_other else None, made)
+        return Draft(z1, z2, fake.detach(), fake_reference, fake_other[0] if fake_other else None, made)
 
     def _discriminator_loss(
         self, part: Batch, fake: Tensor, penalised: bool, suffix: str

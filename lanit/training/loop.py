@@ -19,7 +19,7 @@ from torch import Tensor
 from lanit.config import LanitError
 from lanit.files import write_tensors, write_whole
 from lanit.methods import create_method
-from lanit.methods.protocol import Batch, ClusteringMethod, LabelledMethod, LanguageMethod
+from lanit.methods.protocol import Batch, ClusteringMethod, LabelledMethod, LanguageMethod, PerceptualMethod
 from lanit.training import checkpoint
 from lanit.training.averaging import average
 from lanit.training.distributed import World
@@ -259,6 +259,8 @@ class Training:
         }
         if isinstance(self.method, ClusteringMethod):
             described["clusters"] = self.method.clusters
+        if isinstance(self.method, PerceptualMethod):
+            described["perceptual"] = self.method.perceptual_name
         write_whole(self.output / "run.json", json.dumps(described, indent=1))
         checkpoint.clear(self.output / "checkpoints")  # the budget is spent: nothing could continue from them
 
