@@ -358,7 +358,7 @@ def rectangles(uniform: Tensor, side: int) -> Tensor:
     """
     low = side // 4
     lengths = low + (uniform[:, :2] * (side - 2 * low)).floor()
-    starts = (uniform[:, 2:] * (side - lengths)).floor()
+    starts = (uniform[:, 2:] * (side + 1 - lengths)).floor()
     places = torch.arange(side, device=uniform.device)
     inside = (places >= starts[:, :, None]) & (places < (starts + lengths)[:, :, None])  # (B, 2, side)
     return (inside[:, 1, :, None] & inside[:, 0, None, :])[:, None].to(uniform.dtype)

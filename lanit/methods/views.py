@@ -127,15 +127,17 @@ def cut_out(images: Tensor, centre: Tensor, extent: Tensor) -> Tensor:
 
 
 def _random_box(uniform: Tensor, areas: tuple[float, float], ratios: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Centre and extent (B, 2) of boxes within the image: evenly by area, by the logarithm of the ratio, and by place.
+    """Centre and extent (B, 2) of boxes within the image, drawn evenly by area, shape and place.
 
     Args:
-        uniform: (4, B) in [0, 1): area, width over height, and place from the left and from the top.
-        areas, ratios: the ranges.
+        uniform: (4, B) in [0, 1): area, logarithm of width over height, and place from the left and from the top.
+        areas, ratios: their ranges; of the ratios those count with which a box of its area fits.
     """
     area = areas[0] + (areas[1] - areas[0]) * uniform[0]
-    ratio = ratios[0] * (uniform[1] * math.log(ratios[1] / ratios[0])).exp()
-    extent = torch.stack([area * ratio, area / ratio], dim=1).sqrt().clamp(max=1)
+    flattest = -area.log()  # a box as wide, or as high, as the image
+    low, high = (-flattest).clamp(min=math.log(ratios[0])), flattest.clamp(max=math.log(ratios[1]))
+    ratio = (low + (high - low) * uniform[1]).exp()
+    extent = torch.stack([area * ratio, area / ratio], dim=1).sqrt()
     return (1 - extent) * (2 * uniform[2:].T - 1), extent
 
 
