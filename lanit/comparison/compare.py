@@ -16,11 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from lanit.comparison import plots, tables
-from lanit.comparison.pictures import Pictures, draw, draw_overview, latent_grid, read_pictures, reference_grid
-from lanit.comparison.prompts import read_prompts
-from lanit.comparison.render import to_latex, to_markdown
-from lanit.comparison.report import Chapter, Figure, render_report
-from lanit.comparison.scores import (
+from lanit.comparison.inputs import (
     Score,
     beside,
     by_setting,
@@ -33,6 +29,10 @@ from lanit.comparison.scores import (
     read_scores,
     reading_rank,
 )
+from lanit.comparison.pictures import Pictures, draw, draw_overview, latent_grid, read_pictures, reference_grid
+from lanit.comparison.prompt_report import read_prompts
+from lanit.comparison.render import to_latex, to_markdown
+from lanit.comparison.report import Chapter, Figure, render_report
 from lanit.comparison.track import log_results
 from lanit.config import LanitError, parse, read_options
 from lanit.files import write_whole

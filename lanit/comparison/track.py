@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lanit.comparison.scores import Score, file_name, picture_name, read_scores
+from lanit.comparison.inputs import Score, file_name, picture_name, read_scores
 from lanit.config import LanitError, parse, read_options
 from lanit.tracking import (
     TrackOptions,

@@ -11,26 +11,29 @@ import numpy as np
 
 from lanit.config import LanitError
 from lanit.data.images import describe_resize, read_image
-from lanit.data.listing import Listing, SplitRule, class_name, is_image_name
+from lanit.data.listing import NEEDED, SPLITS, Listing, SplitRule, check_shares, class_name, in_val_share, is_image_name
 
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """Options of `kind: folders`: either `train` and `test` (and `pretrain`), or `root` with a rule.
+    """Options of `kind: folders`: either `train` and `test` (and `val`, `pretrain`), or `root` with a rule.
 
     Attributes:
+        val_share: part of what would be train otherwise, also of a folder `train`.
         names: folder → class name, where underscores to spaces is not enough.
         classes: folders to use, in this order; all, sorted, where it is left out.
     """
 
     kind: Literal["folders"]
     train: Path | None = None
+    val: Path | None = None
     test: Path | None = None
     pretrain: Path | None = None
     root: Path | None = None
     test_last: int | None = None
     test_share: float | None = None
     pretrain_share: float = 0.0
+    val_share: float = 0.0
     names: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
 
@@ -40,15 +43,19 @@ class Folders:
 
     def __init__(self, options: FolderOptions) -> None:
         self.options = options
-        given = {s: d for s in ("train", "test", "pretrain") if (d := getattr(options, s)) is not None}
+        given = {split: folder for split in SPLITS if (folder := getattr(options, split)) is not None}
         ruled = options.test_last is not None or options.test_share is not None or options.pretrain_share != 0
         if options.root is not None and given:
             raise LanitError("source has both root and split folders; give root with a rule, or train and test")
-        if options.root is None and not {"train", "test"} <= set(given):
+        if options.root is None and not set(NEEDED) <= set(given):
             raise LanitError("source needs the folders train and test, or root with test_last or test_share")
         if given and ruled:
             raise LanitError("source gives split folders, so test_last, test_share and pretrain_share do not apply")
-        self.rule = None if given else SplitRule(options.test_last, options.test_share, options.pretrain_share)
+        if "val" in given and options.val_share:
+            raise LanitError("source gives the folder val, so val_share does not apply; leave one of them out")
+        shares = {"pretrain_share": options.pretrain_share, "val_share": options.val_share}
+        check_shares(**shares)
+        self.rule = None if given else SplitRule(options.test_last, options.test_share, **shares)
         self.directories = given or {"": options.root}
 
     def list(self) -> Listing:
@@ -62,7 +69,7 @@ class Folders:
                 if not found:
                     raise LanitError(f"{directory / folder} holds no JPEG, PNG or WebP image; add some or remove it")
                 paths = [f"{split}/{folder}/{name}" if split else f"{folder}/{name}" for name in found]
-                splits += [split] * len(paths) if split else self.rule.assign(paths, f"{directory / folder}")
+                splits += self._split(split, paths, directory / folder)
                 names += paths
                 truth += [index] * len(paths)
         classes = tuple(self.options.names.get(folder, class_name(folder)) for folder in folders)
@@ -76,6 +83,12 @@ class Folders:
 
     def describe_resize(self, size: int) -> str:
         return describe_resize(size)
+
+    def _split(self, given: str, paths: list[str], folder: Path) -> list[str]:
+        if self.rule is not None:
+            return self.rule.assign(paths, str(folder))
+        share = self.options.val_share if given == "train" else 0.0
+        return ["val" if in_val_share(path, share) else given for path in paths]
 
     def _choose_classes(self, files: dict[str, dict[str, list[str]]]) -> list[str]:
         everywhere = sorted(set().union(*files.values()))

@@ -13,7 +13,8 @@ import numpy as np
 from lanit.config import LanitError
 from lanit.data.images import SUFFIXES
 
-SPLITS = ("train", "test", "pretrain")  # in the order of the manifest
+SPLITS = ("train", "val", "test", "pretrain")  # in the order of the manifest
+NEEDED = ("train", "test")  # the others are there where a source has them
 
 
 @dataclass(frozen=True)
@@ -57,23 +58,20 @@ class SplitRule:
         test_share: this share of the images, chosen by a hash of the key: an image never changes its split
             when others come or go.
         pretrain_share: the share of the images that goes to the pretrain split, chosen likewise.
+        val_share: the share that goes to the val split. It is taken from what would be train: test and pretrain stay.
     """
 
     test_last: int | None = None
     test_share: float | None = None
     pretrain_share: float = 0.0
+    val_share: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.test_last is None) == (self.test_share is None):
             raise LanitError("source needs either test_last or test_share: what goes into the test split")
         if self.test_last is not None and self.test_last < 1:
             raise LanitError(f"source.test_last must be at least 1, not {self.test_last}")
-        shares = (self.test_share or 0.0, self.pretrain_share)
-        if min(shares) < 0 or sum(shares) >= 1 or self.test_share == 0:
-            raise LanitError(
-                f"source.test_share {self.test_share} and pretrain_share {self.pretrain_share} must lie between 0 "
-                f"and 1 and leave something for the train split"
-            )
+        check_shares(test_share=self.test_share, val_share=self.val_share, pretrain_share=self.pretrain_share)
 
     def assign(self, names: list[str], what: str) -> list[str]:
         """Return the split of each of the `names`; `what` they are together, for the message."""
@@ -88,7 +86,22 @@ class SplitRule:
         position = _fraction(name)
         if is_last or (self.test_share and position < self.test_share):
             return "test"
-        return "pretrain" if position >= 1 - self.pretrain_share else "train"
+        if position >= 1 - self.pretrain_share:
+            return "pretrain"
+        return "val" if position >= 1 - self.pretrain_share - self.val_share else "train"
+
+
+def in_val_share(name: str, share: float) -> bool:
+    """Tell whether an image that a folder gives to train belongs to the share of it that is val."""
+    return _fraction(name) >= 1 - share
+
+
+def check_shares(**shares: float | None) -> None:
+    """Refuse shares that are no shares, or leave nothing to train on; by the names of their keys, None is not given."""
+    given = {key: share for key, share in shares.items() if share is not None}
+    if min(given.values()) < 0 or sum(given.values()) >= 1 or given.get("test_share") == 0:
+        named = " and ".join(f"{key} {share:g}" for key, share in given.items() if share or key == "test_share")
+        raise LanitError(f"source.{named} must lie between 0 and 1 and leave something for the train split")
 
 
 def key_of(name: str) -> str:
@@ -126,7 +139,7 @@ def check_listing(listing: Listing) -> None:
     if repeated:
         raise LanitError(f"the source has two classes of the name {repeated[0]!r}; give each its own name")
     splits = np.array(listing.splits)
-    for split in ("train", "test", *(["pretrain"] if "pretrain" in listing.splits else [])):
+    for split in (s for s in SPLITS if s in NEEDED or s in listing.splits):
         chosen = splits == split
         if not chosen.any():
             raise LanitError(f"the {split} split is empty; add images to it or change the rule that splits")

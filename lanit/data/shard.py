@@ -129,8 +129,8 @@ def write(plan: Path, options: ShardOptions, split: str, shard: int, output: Pat
 
     from lanit.data.images import DamagedImage, encode_png
     from lanit.data.manifest import read_metadata, read_table, write_table
-    from lanit.data.shards import write_shard
     from lanit.data.sources import open_source
+    from lanit.data.tars import write_shard
 
     if read_metadata(plan)["digest"] != digest(options):
         raise LanitError(f"{plan} was made with other options; run shard plan again with these")

@@ -11,7 +11,7 @@ import numpy as np
 from lanit.config import LanitError, parse
 from lanit.data.faces import ATTRIBUTES, SUPERSAMPLING, DrawnFaces
 from lanit.data.folders import FolderOptions, Folders
-from lanit.data.listing import SPLITS, Listing, Source
+from lanit.data.listing import NEEDED, SPLITS, Listing, Source
 from lanit.data.table import Table, TableOptions
 
 
@@ -61,7 +61,7 @@ class Faces:
                 raise LanitError(f"source.splits has {split!r}; splits are {', '.join(SPLITS)}")
             if faces.images < 1 or faces.seed < 0:
                 raise LanitError(f"source.splits.{split} needs at least 1 image and a seed of at least 0")
-        lacking = [split for split in ("train", "test") if split not in options.splits]
+        lacking = [split for split in NEEDED if split not in options.splits]
         if lacking:
             raise LanitError(f"source.splits lacks {lacking[0]!r}; give its images and seed")
         seeds = [faces.seed for faces in options.splits.values()]

@@ -34,6 +34,7 @@ class TableOptions:
     test_last: int | None = None
     test_share: float | None = None
     pretrain_share: float = 0.0
+    val_share: float = 0.0
     classes: tuple[str, ...] | None = None
 
 
@@ -42,7 +43,7 @@ class Table:
 
     def __init__(self, options: TableOptions) -> None:
         self.options = options
-        self.rule = SplitRule(options.test_last, options.test_share, options.pretrain_share)
+        self.rule = SplitRule(options.test_last, options.test_share, options.pretrain_share, options.val_share)
 
     def list(self) -> Listing:
         folder, table = self.options.images, self.options.table

@@ -19,8 +19,8 @@ class Translations:
     """What `lanit translate` made of M pairs."""
 
     features: NDArray[np.float32]  # (M, D)
-    source: NDArray[np.int64]  # (M,) row in the test split
-    reference: NDArray[np.int64]  # (M,) row in the test split
+    source: NDArray[np.int64]  # (M,) row in the protocol's split
+    reference: NDArray[np.int64]  # (M,) row in the protocol's split
     target: NDArray[np.int64]  # (M,) index into `classes`
     classes: list[str]  # the evaluation classes
     logits: NDArray[np.float32] | None = None  # (M, K), from a judge
@@ -29,7 +29,7 @@ class Translations:
 
 @dataclass(frozen=True)
 class Real:
-    """The real images of the test split."""
+    """The real images of the split that is scored."""
 
     features: NDArray[np.float32]  # (n, D)
     truth: NDArray[np.bool_]  # (n, C)
@@ -51,7 +51,7 @@ def score(translations: Translations, real: Real, domains: list[str], k: int) ->
 
     Args:
         translations: of one run.
-        real: the test split.
+        real: the split that is scored.
         domains: the method's N candidate domains; a class among them is a `candidate`.
         k: nearest neighbours of density and coverage.
 

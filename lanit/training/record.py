@@ -11,11 +11,11 @@ import numpy as np
 
 from lanit.files import write_whole
 from lanit.training.options import TrainOptions
-from lanit.training.pictures import write_picture
+from lanit.training.samples import write_picture
 
 
 class Recorder:
-    """The log of a run, kept by the process that leads."""
+    """The log of a run, kept by the main process."""
 
     def __init__(self, folder: Path, tracked=None):
         self.folder, self.tracked = folder, tracked

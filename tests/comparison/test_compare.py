@@ -12,8 +12,8 @@ from made_up_sweep import pictures, score, write_ablation, write_quality, write_
 from PIL import Image
 
 from lanit.cli import main
+from lanit.comparison.inputs import read_metrics, read_published, read_qualities, read_scores
 from lanit.comparison.plots import _push_apart, plot_density_coverage, plot_hit_rate, plot_labels, plot_mfid
-from lanit.comparison.scores import read_metrics, read_published, read_qualities, read_scores
 
 
 def arguments(root, **options):

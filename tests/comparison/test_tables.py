@@ -9,8 +9,8 @@ import subprocess
 import pytest
 from made_up_sweep import score, write_quality, write_run
 
+from lanit.comparison.inputs import by_setting, read_published, read_qualities, read_scores, variant_name
 from lanit.comparison.render import Column, Part, Table, escape_latex, text, to_latex, to_markdown
-from lanit.comparison.scores import read_published, read_qualities, read_scores, variant_name
 from lanit.comparison.tables import (
     comparison_csv,
     comparison_tables,
@@ -178,6 +178,20 @@ def test_several_seeds_become_mean_and_deviation(tmp_path):
     (table,) = table1(scores, read_published(), 10)
     assert cells(table)["LANIT", "text"]["faces/mFID ↓"] == "22.00 ± 2.65"  # sample standard deviation, √7
     assert any("standard deviation" in note for note in table.notes)
+
+
+def test_scores_of_the_val_split_never_stand_among_those_of_test(tmp_path):
+    paths = []
+    for split in ("test", "val"):
+        protocol = {"name": "reference", "pairs": 36, "split": split}
+        paths += [write_run(tmp_path / split, score(seed=s, protocol=protocol)) / "scores.json" for s in (0, 1)]
+    found = read_scores(paths)
+    assert {frozenset(one.path.parts[-5] for one in group) for group in by_setting(found).values()} == {
+        frozenset({"test"}), frozenset({"val"}),
+    }  # fmt: skip
+    assert len(comparison_tables(found)) == 2
+    names = [row["protocol"] for row in csv.DictReader(io.StringIO(comparison_csv(found)))]
+    assert sorted(names) == ["reference", "reference", "reference on val", "reference on val"]
 
 
 def test_different_protocols_or_features_never_share_a_table(tmp_path):

@@ -69,6 +69,32 @@ def test_a_share_is_the_same_again_and_does_not_move_an_image_when_others_come(a
     assert 0.3 < len(after["test"]) / 340 < 0.5 and 0.12 < len(after["pretrain"]) / 340 < 0.28
 
 
+@pytest.mark.parametrize("rule", [{"test_last": 8}, {"test_share": 0.2}], ids=["last", "share"])
+def test_a_val_share_is_taken_from_train_alone(animals, save, rule):
+    for i in range(10, 200):
+        save(f"animals/cat/{i:03d}.png", Image.new("L", (1, 1)))
+        save(f"animals/wild_dog/{i:03d}.png", Image.new("L", (1, 1)))
+    before = by_split(listing(kind="folders", root=str(animals), pretrain_share=0.1, **rule))
+    after = by_split(listing(kind="folders", root=str(animals), pretrain_share=0.1, val_share=0.3, **rule))
+    assert set(after) == {"train", "val", "test", "pretrain"}
+    assert after["test"] == before["test"] and after["pretrain"] == before["pretrain"]
+    assert after["train"] | after["val"] == before["train"] and not after["train"] & after["val"]
+    assert 0.2 < len(after["val"]) / 400 < 0.4
+
+
+def test_a_val_split_is_a_folder_or_a_share_of_the_folder_train(given, animals, tmp_path):
+    shared = by_split(listing(**given, val_share=0.4))
+    assert shared["test"] == by_split(listing(**given))["test"] and 2 < len(shared["val"]) < 14
+    assert all(name.startswith("train/") for name in shared["val"]) and len(shared["val"] | shared["train"]) == 20
+    source = open_source(given | {"val_share": 0.4})
+    assert source.read(sorted(shared["val"])[0], 16).shape == (16, 16, 3)
+    shutil.copytree(animals, tmp_path / "chosen-on")
+    folder = by_split(listing(**given, val=str(tmp_path / "chosen-on")))
+    assert {split: len(names) for split, names in folder.items()} == {"train": 20, "val": 20, "test": 20}
+    with pytest.raises(LanitError, match="gives the folder val, so val_share does not apply"):
+        listing(**given, val=str(tmp_path / "chosen-on"), val_share=0.4)
+
+
 def test_given_folders_are_the_splits_and_underscores_become_spaces(given):
     found = listing(**given)
     assert found.exclusive and found.classes == ("cat", "wild dog")
@@ -107,6 +133,17 @@ def test_both_forms_of_a_table_say_the_same(portraits, text):
 def test_columns_of_a_table_are_chosen(portraits):
     found = listing(**portraits(CELEBA, test_last=2, classes=["Smiling"]))
     assert found.classes == ("smiling",) and found.truth.tolist() == [[False], [True], [False], [True]]
+
+
+def test_a_table_has_a_val_share_too(save, tmp_path):
+    names = [f"{i:03d}.png" for i in range(100)]
+    for name in names:
+        save(f"many/{name}", Image.new("L", (1, 1)))
+    (tmp_path / "many.csv").write_text("name,x\n" + "".join(f"{name},{i % 2}\n" for i, name in enumerate(names)))
+    options = {"kind": "table", "images": str(tmp_path / "many"), "table": str(tmp_path / "many.csv"), "test_last": 20}
+    before, after = by_split(listing(**options)), by_split(listing(**options, val_share=0.25))
+    assert after["test"] == before["test"] == set(names[80:])
+    assert after["val"] | after["train"] == before["train"] and 10 < len(after["val"]) < 35
 
 
 @pytest.mark.parametrize(
@@ -208,6 +245,11 @@ def test_a_class_without_an_image_in_a_split_is_refused(portraits):
         ({"kind": "folders", "root": "x", "train": "y", "test": "z"}, "both root and split folders"),
         ({"kind": "folders", "train": "y", "test": "z", "test_last": 3}, "do not apply"),
         ({"kind": "folders", "root": "x", "test_share": 0.7, "pretrain_share": 0.4}, "must lie between 0 and 1"),
+        (
+            {"kind": "folders", "root": "x", "test_share": 0.5, "val_share": 0.5},
+            "test_share 0.5 and val_share 0.5 must",
+        ),
+        ({"kind": "folders", "train": "y", "test": "z", "val_share": 1.0}, "source.val_share 1 must lie between"),
         ({"kind": "folders", "root": "x", "test_last": 0}, "at least 1"),
         ({"kind": "folders", "rot": "x"}, "unknown key 'rot'; did you mean 'root'"),
         ({"kind": "faces", "splits": {"train": {"images": 1, "seed": 1}}}, "lacks 'test'"),

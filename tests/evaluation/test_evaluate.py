@@ -102,7 +102,7 @@ def test_scores_are_stored_with_all_that_they_depend_on(make_run, translate, eva
     scores = evaluate(run, json.dumps({"protocol": {"pairs": 12}}))
     assert all(scores[key] == record[key] for key in record if key != "domains") and scores["domains"] == 3
     assert scores["protocol"] | {"description": ""} == {
-        "name": "reference", "pairs": 12, "k": 5, "seed": 0, "classes": CLASSES, "description": "",
+        "name": "reference", "pairs": 12, "k": 5, "seed": 0, "split": "test", "classes": CLASSES, "description": "",
     }  # fmt: skip
     assert scores["features"].startswith("judge-")
     truth, row = read_truth(manifest, "test"), scores["per_class"]["green skin"]
@@ -119,6 +119,29 @@ def test_scores_are_stored_with_all_that_they_depend_on(make_run, translate, eva
     candidates = [scores["per_class"][name]["hit_rate"] for name in ("hat", "green skin")]
     assert mean["hit_rate_candidates"] == pytest.approx(np.mean(candidates))
     assert row["references_without_label"] is None and mean["references_without_label"] is None
+
+
+def test_under_a_protocol_of_split_val_everything_is_of_it(
+    make_run, translate, evaluate, manifest, judge, real, tmp_path, capsys
+):
+    run = make_run(Perfect())
+    assert translate(run, protocol={"pairs": 12, "split": "val"}) == 0
+    features = json.dumps({"kind": "judge", "weights": str(judge)})
+    command = ["evaluate", "features", "--features", features, "--manifest", str(manifest), "--split", "val"]
+    assert main([*command, "--output", str(tmp_path / "val.safetensors")]) == 0
+    scores = evaluate(run, real=tmp_path / "val.safetensors")
+    assert scores["protocol"]["split"] == "val" and "split val" in scores["protocol"]["description"]
+    truth = read_truth(manifest, "val")
+    assert scores["per_class"]["hat"]["n_real"] == truth["hat"].sum() != read_truth(manifest, "test")["hat"].sum()
+    made, _ = read_tensors(run / "translations.safetensors", (), "lanit translate")
+    assert truth["hat"].to_numpy()[made["reference"][made["target"] == 0]].all()
+    seen, _ = read_tensors(tmp_path / "val.safetensors", (), "lanit evaluate features")
+    np.testing.assert_allclose(made["features"], seen["features"][made["reference"]], atol=1e-5)  # it is perfect
+
+    assert evaluate(run, real=real) == 2
+    assert "does not hold the manifest's 100 val images" in capsys.readouterr().err
+    assert evaluate(run, json.dumps({"protocol": {"pairs": 12}}), real=tmp_path / "val.safetensors") == 2
+    assert "was made under" in capsys.readouterr().err
 
 
 def toy(**changes):

@@ -93,8 +93,8 @@ def test_unknown_and_repeated_classes_are_errors(truth):
 
 def test_a_description_holds_all_that_a_number_depends_on():
     described = parse(Protocol, {"pairs": 9, "seed": 4}).describe(["hat", "sun"])
-    assert {key: described[key] for key in ("name", "pairs", "k", "seed", "classes")} == {
-        "name": "reference", "pairs": 9, "k": 5, "seed": 4, "classes": ["hat", "sun"],
+    assert {key: described[key] for key in ("name", "pairs", "k", "seed", "split", "classes")} == {
+        "name": "reference", "pairs": 9, "k": 5, "seed": 4, "split": "test", "classes": ["hat", "sun"],
     }  # fmt: skip
 
 

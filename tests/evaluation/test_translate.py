@@ -15,7 +15,7 @@ from lanit.evaluation.features import FeatureOptions, load_extractor
 from lanit.evaluation.protocols import Pairs
 from lanit.evaluation.translate import Translator, style_labels, translate_pairs
 from lanit.files import read_tensors, write_tensors
-from lanit.language.labels import Labels, adaptive, write_labels
+from lanit.language.pseudo_labels import Labels, adaptive, write_labels
 
 
 def read(run):
@@ -38,7 +38,7 @@ def labels(tmp_path, manifest):
 class Labelled(Perfect):
     """Paints the mean colour of a reference's labels, and remembers what it was asked."""
 
-    needs_labels = True
+    balanced, references = False, 1
 
     def __init__(self):
         self.asked = []
@@ -47,7 +47,7 @@ class Labelled(Perfect):
         self.asked.append((references, labels))
         return labels
 
-    def cover(self, labels):
+    def extend_labels(self, labels):
         return labels
 
     def latent_style(self, labels, generator):
@@ -62,7 +62,9 @@ def test_translations_are_of_the_protocols_pairs(make_run, translate, manifest, 
     assert translate(run) == 0
     arrays, about = read(run)
     assert arrays["features"].shape == (72, 64) and arrays["logits"].shape == (72, 16)
-    assert about["classes"] == CLASSES and about["protocol"] == {"name": "reference", "pairs": 12, "k": 5, "seed": 0}
+    assert about["classes"] == CLASSES and about["protocol"] == {
+        "name": "reference", "pairs": 12, "k": 5, "seed": 0, "split": "test",
+    }  # fmt: skip
     extractor = load_extractor(FeatureOptions("judge", judge))
     assert about["features"] == extractor.name and about["judged"] == extractor.classes
     # A perfect translation is its reference, so it has its reference's features.
@@ -117,7 +119,7 @@ def test_styles_are_computed_once_for_each_reference(manifest, judge):
 
 
 def test_each_reference_gives_style_by_its_own_labels_or_its_nearest_domain(make_run, translate, labels, tmp_path):
-    chosen, without = style_labels(Labelled(), tmp_path / "labels", list(labels.keys), ["hat", "beard"])
+    chosen, without = style_labels(Labelled(), tmp_path / "labels", "test", list(labels.keys), ["hat", "beard"])
     assert without.tolist() == [True] * 20 + [False] * 100
     assert (chosen[:20] == [False, True]).all() and (chosen[20:] == labels.labels[20:]).all()
     assert not labels.labels[:20].any()  # the labels themselves stay as they are
@@ -131,9 +133,9 @@ def test_each_reference_gives_style_by_its_own_labels_or_its_nearest_domain(make
 
 def test_labels_of_other_images_or_domains_are_an_error(make_run, translate, labels, tmp_path, capsys):
     with pytest.raises(LanitError, match="not of the images in this manifest"):
-        style_labels(Labelled(), tmp_path / "labels", list(labels.keys)[::-1], ["hat", "beard"])
+        style_labels(Labelled(), tmp_path / "labels", "test", list(labels.keys)[::-1], ["hat", "beard"])
     with pytest.raises(LanitError, match="are of the domains hat, beard, the run's are beard, hat"):
-        style_labels(Labelled(), tmp_path / "labels", list(labels.keys), ["beard", "hat"])
+        style_labels(Labelled(), tmp_path / "labels", "test", list(labels.keys), ["beard", "hat"])
     assert translate(make_run(Labelled())) == 2
     assert "give their folder with --labels" in capsys.readouterr().err
 
@@ -141,13 +143,13 @@ def test_labels_of_other_images_or_domains_are_an_error(make_run, translate, lab
 class Slack(Labelled):
     """Has a domain of its own for images in no other."""
 
-    def cover(self, labels):
+    def extend_labels(self, labels):
         return np.concatenate([labels, ~labels.any(axis=1, keepdims=True)], axis=1)
 
 
 def test_with_a_slack_domain_an_unlabelled_reference_stays_in_it(make_run, translate, labels, tmp_path):
     method = Slack()
-    chosen, without = style_labels(method, tmp_path / "labels", list(labels.keys), ["hat", "beard"])
+    chosen, without = style_labels(method, tmp_path / "labels", "test", list(labels.keys), ["hat", "beard"])
     assert without.tolist() == [True] * 20 + [False] * 100
     assert (chosen[:20] == [False, False, True]).all() and not chosen[20:, 2].any()
     assert (chosen[20:, :2] == labels.labels[20:]).all()

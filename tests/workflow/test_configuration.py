@@ -18,6 +18,7 @@ CONFIGS = ROOT / "workflow" / "configs"
 
 MISTAKES = [
     # an overlay, and the sentence
+    ({"evaluate": {"split": "pretrain"}}, r"evaluate\.split is wrong: 'pretrain' is not one of .*"),
     ({"domain": [4]}, r"domain is not a key here; did you mean 'domains'\?"),
     ({"methods": ["lanit_top1"]}, r"methods\[0\] names 'lanit_top1', which is not there; did you mean 'lanit'\?"),
     ({"methods": ["images"]}, r"methods\[0\] names 'images', which is not there; known are lanit, tunit"),
@@ -234,7 +235,7 @@ def test_a_labeller_may_have_templates_of_its_own(snakemake):
     assert labels["poor-n10"]["options"] == labels["adaptive-n10"]["options"]
     trained = {c["options"]["variant"]: c["options"]["language"] for c in commands if "variant" in c["options"]}
     assert trained["lanit_learned_poor"] == trained["lanit_learned"] | {"templates": ["no {}."]}
-    assert len([c for c in commands if "shard" in c]) == 3
+    assert len([c for c in commands if "shard" in c]) == 4  # train 2, val 1, test 1
 
 
 def test_the_ablation_trains_each_variant_with_each_seed(snakemake):
@@ -248,6 +249,36 @@ def test_the_ablation_trains_each_variant_with_each_seed(snakemake):
     assert all(first[name][key] == first["lanit"][key] for name in names for key in same)
     changes = [(o["settings"], o["language"]) for o in first.values()]
     assert all(changes.count(change) == 1 for change in changes)  # each is another training
+
+
+def test_a_sweep_is_scored_on_the_split_of_its_protocol(snakemake):
+    """Features of real images and labels of references are of that split; what is trained stays the same."""
+    names, calls = ["lanit train", "lanit translate", "lanit evaluate"], {}
+    for split in ("test", "val"):
+        calls[split] = planned(snakemake, *names, overlays=[{"domains": [4], "evaluate": {"split": split}}])
+        real = [call for call in calls[split] if "split" in call]
+        assert [(call["split"], call["output"]) for call in real] == [
+            ([split], [f"results/faces/features/faces/{split}.safetensors"])
+        ]
+        assert {call["real"][0] for call in calls[split] if "real" in call} == {real[0]["output"][0]}
+        protocols = [call["options"]["protocol"] for call in calls[split] if "protocol" in call["options"]]
+        assert len(protocols) == 4 and {protocol["split"] for protocol in protocols} == {split}
+    trained = [[call for call in calls[split] if "variant" in call["options"]] for split in calls]
+    assert trained[0] == trained[1] and len(trained[0]) == 2
+
+
+def test_a_dataset_without_a_val_split_is_labelled_without_and_not_scored_on_it(snakemake, tmp_path):
+    for folder in ("train", "test", "pretrain"):
+        (tmp_path / "data" / "photos" / folder).mkdir(parents=True)
+    for name in ("clip-photos.json", "clip-photos.safetensors"):
+        (tmp_path / "data" / "photos" / name).touch()
+    learned = {"prompts": "learned"}
+    result = snakemake("--dry-run", "--quiet", "rules", overlays=[CONFIGS / "photos.yaml", learned])
+    jobs = count_jobs(result.stdout)
+    assert (jobs["label_without_val"], jobs["relabel_without_val"]) == (12, 3)
+    assert "label" not in jobs and "relabel" not in jobs
+    result = snakemake("--dry-run", overlays=[CONFIGS / "photos.yaml", {"evaluate": {"split": "val"}}])
+    assert "evaluate.split is 'val', which dataset.photos.shards lacks" in result.stdout
 
 
 def test_overlays_do_not_drag_the_demo_along(snakemake, tmp_path):
@@ -350,7 +381,7 @@ def planned(snakemake, *commands: str, overlays: list) -> list[dict]:
                     values = call.setdefault(word[2:], [])
                 elif call:  # what comes before names a part of the command
                     values.append(word)
-            calls.append(call | ({"options": json.loads(call["options"][0])}))
+            calls.append(call | {"options": json.loads(call.get("options", ["{}"])[0])})
     return calls
 
 

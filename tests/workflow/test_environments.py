@@ -16,7 +16,9 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-EVERYTHING = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+EXTRAS = PROJECT["optional-dependencies"]
+EVERYTHING = [*PROJECT["dependencies"], *sum(EXTRAS.values(), [])]
+RUNNING = [*PROJECT["dependencies"], *sum((EXTRAS[name] for name in EXTRAS.keys() - {"test", "slurm"}), [])]
 # Of the Python that the environments name, on the system that they are for.
 MARKERS = {"python_version": "3.12", "python_full_version": "3.12.0", "sys_platform": "linux", "os_name": "posix"}
 
@@ -72,7 +74,7 @@ def test_every_package_that_pip_installs_has_a_version():
 
 
 def test_the_rules_environment_is_what_the_package_needs_to_run():
-    wanted = needed_by(PROJECT["dependencies"])
+    wanted = needed_by(RUNNING)
     assert pip_part(read_environment("lanit")) == [line for name, line in read_pins().items() if name in wanted]
     assert not wanted & {"pytest", "ruff", "mypy", "snakefmt", "import-linter"}
 
@@ -92,10 +94,7 @@ def test_no_code_imports_what_is_not_needed_to_run():
             imported |= {name.split(".")[0]: path for name in names}
     foreign = {name: path for name, path in imported.items() if name not in {*sys.stdlib_module_names, "lanit"}}
     local = {path.stem for path in ROOT.glob("workflow/scripts/*.py")}
-    optional = {
-        name: lines for name, lines in PROJECT["optional-dependencies"].items() if name not in ("test", "slurm")
-    }
-    wanted = needed_by([*PROJECT["dependencies"], *sum(optional.values(), [])])
+    wanted = needed_by(RUNNING)
     lacking = {
         name: str(path)
         for name, path in foreign.items()

@@ -123,6 +123,12 @@ def test_a_changed_protocol_trains_nothing(smoke):
     assert planned(run, {"evaluate": {"seed": 1}}) == {"translate": 4, "score": 4, "compare": 1, "track": 1, "all": 1}
 
 
+def test_another_split_to_score_on_trains_nothing_and_labels_nothing(smoke):
+    _, run, _ = smoke
+    jobs = planned(run, {"evaluate": {"split": "val"}})
+    assert jobs == {"extract_features": 1, "translate": 4, "score": 4, "compare": 1, "all": 1}
+
+
 def test_one_n_more_reuses_shards_and_embeddings(smoke):
     _, run, _ = smoke
     jobs = planned(run, {"domains": [4, 7, 10]})

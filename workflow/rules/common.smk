@@ -30,7 +30,8 @@ RESULTS = config["results"]
 STORE = config["tracking"]["uri"] or f"sqlite:///{RESULTS}/mlflow.db"
 # What trainings and scores are told of MLflow. Their rules name it in the command alone, where it decides no rerun.
 TRACK = json.dumps({"uri": STORE, "sweep": config["sweep"]}, ensure_ascii=False)
-SPLITS = ("train", "test")  # what methods see; a third split, pretrain, teaches the demo's CLIP and the judge
+SPLITS = ("train", "val", "test", "pretrain")
+SEEN = ("train", "val", "test")  # what methods see; pretrain teaches the demo's CLIP and the judge
 
 
 wildcard_constraints:
@@ -40,7 +41,7 @@ wildcard_constraints:
     labeller="|".join(config["labellers"]),
     texts="texts(-.+)?",
     variant="|".join(VARIANTS),
-    split="|".join((*SPLITS, "pretrain")),
+    split="|".join(SPLITS),
     shard=r"\d+",
     n=r"\d+",
     seed=r"\d+",
@@ -81,11 +82,11 @@ def get_shards(wildcards, ending, splits=None):
     return [f"{folder}/{split}-{i}{ending}" for split in splits or shards for i in range(shards[split])]
 
 
-def get_embeddings(wildcards, splits=SPLITS):
-    """Files of the images' embeddings."""
+def get_embeddings(wildcards, splits=SEEN):
+    """Files of the images' embeddings, of those splits that the dataset has."""
     shards, clip = config["dataset"][wildcards.dataset]["shards"], config["dataset"][wildcards.dataset]["clip"]
     folder = f"{RESULTS}/{wildcards.dataset}/embeddings/{clip}"
-    return [f"{folder}/{split}-{i}.safetensors" for split in splits for i in range(shards[split])]
+    return [f"{folder}/{split}-{i}.safetensors" for split in splits for i in range(shards.get(split, 0))]
 
 
 def get_texts(wildcards):
@@ -135,12 +136,14 @@ def get_features_files(wildcards):
 
 
 def get_real_features(wildcards):
-    return f"{RESULTS}/{wildcards.dataset}/features/{config['dataset'][wildcards.dataset]['features']}/test.safetensors"
+    """Features of the real images of the split that is scored."""
+    folder = f"{RESULTS}/{wildcards.dataset}/features/{config['dataset'][wildcards.dataset]['features']}"
+    return f"{folder}/{config['evaluate']['split']}.safetensors"
 
 
-def is_labelled(wildcards):
-    """Does the variant train on pseudo labels?"""
-    return VARIANTS[wildcards.variant]["method"] in LABELLED
+def get_supervision(variant):
+    """What the variant's method may read beside images: text, truth or none."""
+    return METHODS[VARIANTS[variant]["method"]].supervision
 
 
 def learns_prompts(variant):
@@ -148,22 +151,22 @@ def learns_prompts(variant):
     return VARIANTS[variant].get("prompts") == "learned"
 
 
-def get_labels(wildcards):
+def get_labels(wildcards, split="train"):
     """Files of the label stage that a variant trains on; none where it learns without."""
-    if not is_labelled(wildcards):
+    supervision = get_supervision(wildcards.variant)
+    if supervision == "none":
         return []
-    return list_labels(f"{RESULTS}/{wildcards.dataset}/labels/{VARIANTS[wildcards.variant]['labeller']}-n{wildcards.n}")
+    folder = f"{RESULTS}/{wildcards.dataset}/labels/{VARIANTS[wildcards.variant]['labeller']}-n{wildcards.n}"
+    return [f"{folder}/{split}.parquet"] + ([f"{folder}/texts.safetensors"] if supervision == "text" else [])
 
 
 def get_labels_of_run(wildcards):
-    """The labels that go with a trained run: those of its own prompts where these have learned."""
+    """The labels that a trained run is translated by: those of its own prompts where these have learned."""
+    split = config["evaluate"]["split"]
     if not learns_prompts(wildcards.variant):
-        return get_labels(wildcards)
-    return list_labels(f"{RESULTS}/{wildcards.dataset}/{wildcards.variant}-n{wildcards.n}/seed{wildcards.seed}/labels")
-
-
-def list_labels(folder):
-    return [f"{folder}/train.parquet", f"{folder}/test.parquet", f"{folder}/texts.safetensors"]
+        return get_labels(wildcards, split)
+    folder = f"{RESULTS}/{wildcards.dataset}/{wildcards.variant}-n{wildcards.n}/seed{wildcards.seed}/labels"
+    return [f"{folder}/{split}.parquet", f"{folder}/texts.safetensors"]
 
 
 def as_argument(name, paths):
@@ -192,7 +195,26 @@ def get_training(wildcards):
         "size": dataset["size"],
         **{key: value for key, value in variant.items() if key not in CHOICES},
     }
-    return options | {"language": get_language(wildcards)} if is_labelled(wildcards) else options
+    if "perceptual" in variant.get("settings", {}):
+        options["settings"] = variant["settings"] | {"perceptual": get_perceptual(wildcards)}
+    return options | {"language": get_language(wildcards)} if get_supervision(wildcards.variant) == "text" else options
+
+
+def get_perceptual(wildcards):
+    """What a variant's perceptual distance is told: the dataset's CLIP or judge, where it names none of its own."""
+    given = VARIANTS[wildcards.variant].get("settings", {}).get("perceptual", {})
+    if given.get("kind") == "clip" and "clip" not in given:
+        return given | {"clip": get_clip(wildcards)}
+    if given.get("kind") == "judge" and "weights" not in given:
+        return given | {"weights": get_features(wildcards)["weights"]}
+    return given
+
+
+def get_perceptual_files(wildcards):
+    """The files among it: a training waits for them."""
+    given = get_perceptual(wildcards)
+    values = [*given.get("clip", {}).values(), given.get("weights"), given.get("linear")]
+    return [value for value in values if is_file_name(value)]
 
 
 def get_language(wildcards):
@@ -245,7 +267,8 @@ def get_qualities(wildcards=None):
     return [
         f"{RESULTS}/{dataset}/labels/{labeller}-n{n}/quality.json"
         for dataset in config["datasets"]
-        for labeller in config["labellers"]
+        for labeller, rule in config["labellers"].items()
+        if rule["kind"] != "truth"
         for n in config["domains"]
     ] + get_runs_with_learned_prompts("labels/quality.json")
 

@@ -5,8 +5,9 @@ import jsonschema
 import yaml
 from snakemake.utils import validate
 
-METHODS = ("lanit", "tunit")
-LABELLED = ("lanit",)  # the methods that train on pseudo labels
+sys.path.insert(0, str(BASE))  # the checkout beside the Snakefile, installed or not
+from lanit.catalogue import METHODS
+
 CHOICES = ("labeller", "prompts", "uncovered")  # what they may be told of these, for the whole sweep or a variant
 
 
@@ -75,6 +76,11 @@ def check_dataset(name):
         fail(f"clip.{dataset['clip']}", "must hold either `pretrained` (a tag or a file) or `train`")
     if features["kind"] == "judge" and "pretrain" not in dataset["shards"]:
         fail(f"features.{dataset['features']}", f"is a judge, which needs split pretrain in {where}.shards")
+    if config["evaluate"]["split"] not in dataset["shards"]:
+        fail(
+            "evaluate.split",
+            f"is {config['evaluate']['split']!r}, which {where}.shards lacks: give it one, and its images",
+        )
     check_files(where, dataset, clip, features)
 
 
@@ -97,7 +103,7 @@ def check_files(where, dataset, clip, features):
 
 def find_paths(source):
     """The folders and the table among a source's options."""
-    keys = ("root", "train", "test", "pretrain", "images", "table")
+    keys = ("root", "train", "val", "test", "pretrain", "images", "table")
     return [source[key] for key in keys if isinstance(source.get(key), str)]
 
 
@@ -119,11 +125,21 @@ def resolve_variant(name):
     where, method = f"train.{name}", options["method"]
     if "batch" not in options:
         fail(f"{where}.batch", "is missing: give the number of source images a step")
-    if method in LABELLED:
-        options = {choice: config[choice] for choice in CHOICES} | options
+    supervision = METHODS[method].supervision
+    defaults = {
+        "text": {choice: config[choice] for choice in CHOICES},
+        "truth": {"labeller": "truth"},
+        "none": {},
+    }[supervision]
+    if told := [choice for choice in CHOICES if choice in options and choice not in defaults]:
+        without = "labels" if supervision == "none" else "language"
+        fail(f"{where}.{told[0]}", f"is of no use to {method}, which trains without {without}; drop it")
+    options = defaults | options
+    if "labeller" in options:
         pick(f"{where}.labeller", options["labeller"], config["labellers"])
-    elif told := [choice for choice in CHOICES if choice in options]:
-        fail(f"{where}.{told[0]}", f"is of no use to {method}, which trains without labels; drop it")
+        if (config["labellers"][options["labeller"]]["kind"] == "truth") != (supervision == "truth"):
+            may = "labels of truth alone" if supervision == "truth" else "no truth"
+            fail(f"{where}.labeller", f"names {options['labeller']!r}, and {method} may read {may}; name another")
     return options
 
 

@@ -27,21 +27,21 @@ rule extract_features:
     input:
         features=get_features_files,
         manifest=results("{dataset}/manifest.parquet"),
-        shards=lambda wildcards: get_shards(wildcards, ".tar", ["test"]),
+        shards=lambda wildcards: get_shards(wildcards, ".tar", [wildcards.split]),
     output:
-        results("{dataset}/features/{features}/test.safetensors"),
+        results("{dataset}/features/{features}/{split}.safetensors"),
     log:
-        results("logs/extract_features/{dataset}/{features}.log"),
+        results("logs/extract_features/{dataset}/{features}-{split}.log"),
     priority: 80
     conda:
         "../../envs/lanit.yaml"
     params:
         features=lambda wildcards: as_json(**get_features(wildcards)),
     message:
-        "{wildcards.dataset}: features of the real test images"
+        "{wildcards.dataset}: features of the real images of split {wildcards.split}"
     shell:
         "python -m lanit evaluate features --features {params.features:q} "
-        "--manifest {input.manifest:q} --split test --output {output:q} &> {log:q}"
+        "--manifest {input.manifest:q} --split {wildcards.split} --output {output:q} &> {log:q}"
 
 
 rule translate:

@@ -12,16 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from lanit.catalogue import METHODS
 from lanit.config import LanitError, digest
 
-# In the order of the paper's Table 1: with labels, without, with names.
-METHODS = {
-    "stargan2": "StarGAN v2",
-    "smoothing": "Smoothing",
-    "tunit": "TUNIT",
-    "style_aware": "Kim et al.",
-    "lanit": "LANIT",
-}
 DATASETS = {"celeba_hq": "CelebA-HQ", "animal_faces_10": "AnimalFaces-10", "food_10": "Food-10"}
 MEANS = (
     "mfid",
@@ -207,7 +200,7 @@ def beside(path: Path, scores: Sequence[Score]) -> Score:
 
 def variant_name(method: str, variant: str) -> str:
     """Name in tables: "LANIT" for the method itself, "LANIT: no dl" for the variant `lanit_no_dl`."""
-    name = METHODS.get(method, method)
+    name = METHODS[method].title if method in METHODS else method
     return name if variant == method else f"{name}: {variant.removeprefix(f'{method}_').replace('_', ' ')}"
 
 
@@ -229,8 +222,9 @@ def dataset_name(dataset: str) -> str:
 
 
 def protocol_name(score: Score) -> str:
-    """The protocol in a word or two."""
-    return _name(score.protocol, ("name", "kind"))
+    """The protocol in a word or two; it says so where it is of another split than test."""
+    split = score.protocol.get("split", "test") if isinstance(score.protocol, dict) else "test"
+    return _name(score.protocol, ("name", "kind")) + (f" on {split}" if split != "test" else "")
 
 
 def features_name(score: Score) -> str:
