@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import resource
 import subprocess
 import time
@@ -266,10 +267,23 @@ class Training:
 
 
 def code_version() -> str:
-    """The git revision of the code that runs, `-dirty` where tracked files differ; `unknown` outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
+    """The git revision of the code that runs, `-dirty` where tracked files differ; `unknown` outside a checkout.
+
+    A copy without its `.git`, as a download is, has none, though it may lie in another repository.
+    """
+    checkout = Path(__file__).resolve().parents[2]
+    # In a hook of another repository git's own variables name that one.
+    named = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in named}
+
+    def ask(*words: str) -> str:
+        command = ["git", "-C", str(checkout), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
+
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        if Path(ask("rev-parse", "--show-toplevel")) != checkout:
+            return "unknown"
+        return ask("describe", "--always", "--abbrev=12", "--dirty", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ MISTAKES = [
     ({"evaluate": {"split": "pretrain"}}, r"evaluate\.split is wrong: 'pretrain' is not one of .*"),
     ({"domain": [4]}, r"domain is not a key here; did you mean 'domains'\?"),
     ({"methods": ["lanit_top1"]}, r"methods\[0\] names 'lanit_top1', which is not there; did you mean 'lanit'\?"),
-    ({"methods": ["images"]}, r"methods\[0\] names 'images', which is not there; known are lanit, tunit"),
+    ({"methods": ["images"]}, r"methods\[0\] names 'images', which is not there; known are lanit, .*, tunit"),
     ({"domains": []}, r"domains is wrong: .*"),
     ({"seeds": [-1]}, r"seeds\.0 is wrong: -1 is less than the minimum of 0"),
     ({"datasets": ["face"]}, r"datasets\[0\] names 'face', which is not there; did you mean 'faces'\?"),
@@ -41,7 +43,21 @@ MISTAKES = [
         {"dataset": {"faces": {"templates": ["a face"]}}},
         r"dataset\.faces\.templates\.0 is wrong: 'a face' does not match .*",
     ),
-    ({"dataset": {"faces": {"size": "32"}}}, r"dataset\.faces\.size is wrong: '32' is not of type 'integer'"),
+    ({"dataset": {"faces": {"size": "32px"}}}, r"dataset\.faces\.size is wrong: '32px' is not of type 'integer'"),
+    ({"domains": 4}, r"domains is wrong: 4 is not of type 'array'"),
+    ({"sweep": True}, r"sweep is true to YAML \(which reads yes, on and true so\); put quotes around the text"),
+    (
+        {"dataset": {"faces": {"classes": ["hat", False]}}},
+        r"dataset\.faces\.classes\.1 is false to YAML \(which reads no, off and false so\); put quotes around the name",
+    ),
+    (
+        {"domains": [2, 4]},
+        r"labellers\.top3\.k is 3, more than the N = 2 of `domains`; .* with `labellers: \{top3: null\}`",
+    ),
+    ({"labellers": {"adaptive": None}}, r"labeller names 'adaptive', which is not there; .*"),
+    ({"methods": ["tunit"], "train": {"tunit": None}}, r"methods\[0\] names 'tunit', which is not there; .*"),
+    ({"results": "./"}, r"results is the working directory itself; name a folder in it"),
+    ({"results": "what?"}, r"results: .* holds a question mark, .* name another folder"),
     ({"clip": {"faces": {"pretrained": "openai"}}}, r"clip\.faces must hold either `pretrained` .* or `train`"),
     (
         {"clip": {"faces": {"model": "clip.json"}}},
@@ -87,7 +103,10 @@ MISTAKES = [
         r"train\.mine\.prompts is of no use to tunit, which trains without labels; drop it",
     ),
     ({"uncovered": "drop"}, r"uncovered is wrong: 'drop' is not one of \['left_out', 'slack'\]"),
-    ({"tracking": {"uri": "file:///tmp/x"}}, r"tracking\.uri is wrong: .*"),
+    ({"tracking": {"uri": "file:///tmp/x"}}, r"tracking\.uri must be null, sqlite:///… or http\(s\)://…"),
+    ({"tracking": {"uri": "ftp://me:secret@host"}}, r"tracking\.uri must be null, sqlite:///… or http\(s\)://…"),
+    ({"tracking": "http://me:secret@host"}, r"tracking\.uri must be null, sqlite:///… or http\(s\)://…"),
+    ({"tracking": {"url": "http://me:secret@host"}}, r"tracking\.url is not a key here; did you mean 'uri'\?"),
 ]
 
 
@@ -117,6 +136,73 @@ def test_a_mistake_is_named_by_its_key(monkeypatch, overlay, sentence):
     with pytest.raises(WorkflowError) as error:
         check(overlay)
     assert re.fullmatch("configuration: " + sentence, str(error.value))
+
+
+def test_a_labeller_is_switched_off_in_an_overlay(snakemake):
+    """Two domains, the commonest task of all: day and night, horse and zebra."""
+    overlay = {"domains": [2], "labellers": {"top3": None}}
+    commands = planned(snakemake, "lanit label", overlays=[overlay])
+    assert {c["options"]["labeller"]["kind"] for c in commands} == {"adaptive", "top_k", "fixed"}
+    assert {c["options"]["labeller"].get("k") for c in commands} == {None, 1}
+
+
+def test_a_learning_rate_may_be_written_as_people_write_it(snakemake, tmp_path):
+    (tmp_path / "mine.yaml").write_text("train: {images: 1e4, lanit: {settings: {learning_rate: 1e-4}}}\n")
+    commands = planned(snakemake, "lanit train", overlays=[tmp_path / "mine.yaml"])
+    lanit = {c["options"]["method"]: c["options"] for c in commands}["lanit"]
+    assert (lanit["settings"]["learning_rate"], lanit["images"]) == (0.0001, 10000)
+
+
+def test_what_is_nested_on_the_command_line_is_what_it_would_be_in_a_file(snakemake):
+    told = ["--config", "domains=[4,7]", "seeds=[0,1]", 'train={"images": 800, "tunit": {"batch": 4}}']
+    told += ['labellers={"top3": null}']
+    result = snakemake("--dry-run", "--quiet", "progress", "--printshellcmds", *told)
+    assert result.returncode == 0, result.stdout
+    options = {json.dumps(c["options"]): c["options"] for c in calls_in(result.stdout, "lanit train")}.values()
+    assert len(options) == 8 and {(o["method"], o["batch"], o["images"]) for o in options} == {
+        ("lanit", 8, 800), ("tunit", 4, 800),
+    }  # fmt: skip
+
+
+def test_from_elsewhere_the_shipped_files_are_found_and_results_are_here(tmp_path):
+    """The checkout is shared and read-only, and nothing of it lies in the working folder."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--dry-run", "--cores", "1"]
+    command += ["--printshellcmds", "--configfile", str(CONFIGS / "smoke.yaml")]
+    for arguments in ([], ["--directory", str(tmp_path / "there")]):
+        done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (clip,) = {
+            json.dumps(c["options"]): c for c in calls_in(done.stdout + done.stderr, "lanit embed clip")
+        }.values()
+        assert clip["options"]["model"] == str(CONFIGS / "clip-faces.json")
+        assert clip["output"] == ["results-smoke/clip/faces/clip.safetensors"]
+
+
+def test_no_spelling_of_a_folder_is_warned_of(snakemake, tmp_path):
+    for spelling in ("./out/", f"{tmp_path}/out"):
+        result = snakemake("--dry-run", "--quiet", "progress", "--printshellcmds", overlays=[{"results": spelling}])
+        assert result.returncode == 0 and "Relative file path" not in result.stdout, result.stdout
+        assert {c["output"][0] for c in calls_in(result.stdout, "lanit compare")} == {"out"}
+
+
+def test_no_password_is_passed_on(snakemake):
+    """MLflow finds it in the environment; commands, params and the record of what was run do not hold it."""
+    uri = "http://runner:hunter%232@127.0.0.1:9/base"
+    result = snakemake("--dry-run", "--printshellcmds", "--verbose", overlays=[{"tracking": {"uri": uri}}])
+    assert result.returncode == 0 and "http://127.0.0.1:9/base" in result.stdout
+    assert "hunter" not in result.stdout and "runner" not in result.stdout
+    names = load({"tracking": {"uri": uri}})
+    try:
+        assert names["config"]["tracking"]["uri"] == "http://127.0.0.1:9/base"
+        assert os.environ.pop("MLFLOW_TRACKING_PASSWORD") == "hunter#2"
+    finally:
+        os.environ.pop("MLFLOW_TRACKING_USERNAME", None)
+
+
+def test_more_domains_than_there_are_names_are_refused(snakemake):
+    result = snakemake("--dry-run", "results/faces/lanit-n20/seed0/scores.json")
+    assert result.returncode != 0
+    assert "dataset.faces.domains has no 20 names, and a file of N = 20 is asked for" in result.stdout
 
 
 def test_a_mistake_ends_snakemake_with_one_sentence(snakemake):
@@ -371,8 +457,13 @@ def planned(snakemake, *commands: str, overlays: list) -> list[dict]:
     """The arguments of every call of the commands that a dry run prints, `options` as what their JSON says."""
     result = snakemake("--dry-run", "--quiet", "progress", "--printshellcmds", overlays=overlays)
     assert result.returncode == 0, result.stdout
+    return calls_in(result.stdout, *commands)
+
+
+def calls_in(text: str, *commands: str) -> list[dict]:
+    """The arguments of every call of the commands that Snakemake printed."""
     calls = []
-    for line in result.stdout.splitlines():
+    for line in text.splitlines():
         if any(f"-m {command} " in line for command in commands):
             words = shlex.split(line[line.rindex("-m lanit ") :].split("&>")[0].split("2>&1")[0])
             call: dict = {}

@@ -66,7 +66,10 @@ def get_sharding(wildcards):
 def get_domains(wildcards):
     """The N candidate domains: the list given for this N, or a prefix of the one list."""
     domains, n = config["dataset"][wildcards.dataset]["domains"], int(wildcards.n)
-    return domains[n] if isinstance(domains, dict) else domains[:n]
+    found = domains.get(n, []) if isinstance(domains, dict) else domains[:n]
+    if len(found) != n:  # only of a file that was asked for by its name
+        raise WorkflowError(f"dataset.{wildcards.dataset}.domains has no {n} names, and a file of N = {n} is asked for")
+    return found
 
 
 def get_all_domains(wildcards):

@@ -1,19 +1,19 @@
-# The configuration against its schema, and what a schema cannot say. An error names the key and says what to do.
+# The configuration, made plain, against its schema, and what a schema cannot say. An error names the key and says what to do.
 import difflib
+import sys
 
 import jsonschema
 import yaml
 from snakemake.utils import validate
 
 sys.path.insert(0, str(BASE))  # the checkout beside the Snakefile, installed or not
+from lanit import spelling
+from lanit.address import SQLITE, check_kind, keep_password
 from lanit.catalogue import METHODS
+from lanit.config import LanitError
+from lanit.spelling import is_file_name
 
 CHOICES = ("labeller", "prompts", "uncovered")  # what they may be told of these, for the whole sweep or a variant
-
-
-def is_file_name(value):
-    """Is this the path of a file, and not the name of a public model or tag?"""
-    return isinstance(value, str) and value.endswith((".json", ".safetensors", ".pt", ".pth", ".bin"))
 
 
 class Mistake(Exception):
@@ -33,10 +33,18 @@ def pick(key, name, known):
 
 def check_schema():
     """Name the wrong key in one sentence, then let Snakemake fill in the defaults."""
-    schema = BASE / "workflow" / "schemas" / "config.schema.yaml"
-    errors = jsonschema.Draft202012Validator(yaml.safe_load(schema.read_text())).iter_errors(config)
+    path = BASE / "workflow" / "schemas" / "config.schema.yaml"
+    schema = yaml.safe_load(path.read_text(encoding="utf-8"))
+    spelling.switch_off(config)
+    spelling.check_names(config)
+    spelling.read_numbers(config, schema)
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(config)
     for error in sorted(errors, key=lambda error: ([str(part) for part in error.absolute_path], error.validator)):
         key = ".".join(str(part) for part in error.absolute_path)
+        if key.startswith("tracking") and error.validator != "additionalProperties":
+            fail("tracking.uri", "must be null, sqlite:///… or http(s)://…")  # and what it is may hold a password
+        if error.validator == "type" and error.validator_value == "string" and not isinstance(error.instance, list):
+            fail(key, f"is {spelling.describe(error.instance)}; put quotes around the text")
         if error.validator == "additionalProperties":
             known = error.schema.get("properties", {})
             unknown = sorted(set(map(str, error.instance)) - set(known))[0]
@@ -44,7 +52,20 @@ def check_schema():
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
             fail(f"{key}.{unknown}".lstrip("."), f"is not a key here; {hint}")
         fail(key or "the file", f"is wrong: {error.message}")
-    validate(config, str(schema))
+    validate(config, str(path))
+
+
+def name_places():
+    """Every file and folder by its one name; a server's password goes where MLflow reads it, and is never shown."""
+    spelling.name_places(config, BASE)
+    config["results"] = spelling.place_name(config["results"], Path.cwd(), "results")
+    uri = config["tracking"]["uri"]
+    if uri is None:
+        return check_kind(f"{SQLITE}{config['results']}/mlflow.db", "results: the address of its MLflow store,")
+    if uri.startswith(SQLITE):
+        uri = SQLITE + spelling.place_name(uri.removeprefix(SQLITE), Path.cwd(), "tracking.uri")
+    config["tracking"]["uri"] = keep_password(uri)
+    check_kind(config["tracking"]["uri"], "tracking.uri")
 
 
 def check_dataset(name):
@@ -107,8 +128,21 @@ def find_paths(source):
     return [source[key] for key in keys if isinstance(source.get(key), str)]
 
 
+def check_labellers():
+    for name, labeller in config["labellers"].items():
+        for n in config["domains"]:
+            if labeller["kind"] == "top_k" and labeller["k"] > n:
+                fail(
+                    f"labellers.{name}.k",
+                    f"is {labeller['k']}, more than the N = {n} of `domains`; give a smaller k, drop that N, or switch the "
+                    f"labeller off with `labellers: {{{name}: null}}`",
+                )
+
+
 def check_configuration():
     check_schema()
+    name_places()
+    check_labellers()
     for i, name in enumerate(config["datasets"]):
         pick(f"datasets[{i}]", name, config["dataset"])
         check_dataset(name)
@@ -169,3 +203,5 @@ try:
     VARIANTS = check_configuration()
 except Mistake as mistake:
     raise WorkflowError(str(mistake)) from None  # one sentence, and no trace of the functions above
+except LanitError as mistake:
+    raise WorkflowError(f"configuration: {mistake}") from None
