@@ -38,7 +38,7 @@ def labels(tmp_path, manifest):
 class Labelled(Perfect):
     """Paints the mean colour of a reference's labels, and remembers what it was asked."""
 
-    needs_labels = True
+    balanced, references = False, 1
 
     def __init__(self):
         self.asked = []

@@ -119,7 +119,7 @@ def test_texts_in_place_of_embeddings(inputs, faces, capsys):
     [
         ({"domains": ["hat", "glases"]}, "did you mean 'glasses'"),
         ({"kind": "top_k", "k": 4}, "from 1 to the 3 domains, not 4"),
-        ({"kind": "best"}, "must be one of adaptive, top_k, fixed, not 'best'"),
+        ({"kind": "best"}, "must be one of adaptive, top_k, fixed, truth, not 'best'"),
     ],
 )
 def test_options_that_do_not_fit(inputs, faces, capsys, changes, message):

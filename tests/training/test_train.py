@@ -281,7 +281,7 @@ def test_a_meter_waits_for_nothing_and_averages_over_steps():
     meter.add(1, {"a": torch.tensor(1.0), "b": torch.tensor(2.0)})
     meter.add(2, {"a": torch.tensor(3.0)})
     other = Meter()
-    other.restore(meter.state(), leads=True, device=torch.device("cpu"))
+    other.restore(meter.state(), is_main=True, device=torch.device("cpu"))
     assert meter.wrong() is None and meter.fetch() == other.fetch() == {"a": 2.0, "b": 2.0}
     meter.add(3, {"a": torch.tensor(float("inf")), "norm_mapping": torch.tensor(float("nan"))})
     assert meter.wrong() == "the loss a is inf after step 3" and meter.wrong() is None
@@ -379,7 +379,7 @@ def test_an_average_moves_by_its_decay_and_copies_buffers():
         ({"batch": 0}, "train.batch must be at least 1, not 0"),
         ({"method": "lanit"}, "trains on pseudo labels; give their folder with --labels"),
         ({"device": "cuda"}, "torch sees no GPU here"),
-        ({"settings": {"network": {"bsae": 4}}}, r"train.tunit.network has an unknown key 'bsae'"),
+        ({"settings": {"network": {"bsae": 4}}}, r"train.tunit.settings.network has an unknown key 'bsae'"),
         ({"accumulate": 2}, "tunit learns from whole batches: train.accumulate must be 1"),
         ({"accumulate": 3}, "train.batch 8 does not divide among 1 processes of 3 parts each; use a multiple of 3"),
         ({"precision": "fp16"}, "train.precision must be one of fp32, bf16, not 'fp16'"),

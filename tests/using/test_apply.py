@@ -1,4 +1,4 @@
-"""Using a trained model: `lanit translate --source`, on tiny runs whose weights are random."""
+"""Using a trained model: `lanit apply`, on tiny runs whose weights are random."""
 
 import json
 import shutil
@@ -101,7 +101,7 @@ def use(runs, photos):
 
     def call(output, *arguments, source="a wide one.png", method="lanit", run=None):
         run = run or runs[method]
-        return main(["translate", "--run", str(run), "--source", str(photos / source), "--output", str(output)]
+        return main(["apply", "--run", str(run), "--source", str(photos / source), "--output", str(output)]
                     + [str(argument) for argument in arguments])  # fmt: skip
 
     return call
@@ -325,7 +325,7 @@ def test_a_misspelt_domain_gets_a_suggestion_or_the_list(text, message, use, tmp
         find_domains(text, DOMAINS)
     assert str(caught.value) == message
     assert use(tmp_path / "out.png", "--text", text) == 2
-    assert capsys.readouterr().err == f"lanit translate: error: {message}\n"
+    assert capsys.readouterr().err == f"lanit apply: error: {message}\n"
 
 
 TEXT = ["--text", "hat"]
@@ -335,8 +335,6 @@ TEXT = ["--text", "hat"]
     "source, output, arguments, message",
     [
         ("d.png", "o.png", [], "--source needs a target: give --text"),
-        ("d.png", "o.png", [*TEXT, "--manifest", "m"], "--manifest is for test images and --source for pictures"),
-        ("d.png", "o.png", [*TEXT, "--labels", "m"], "--labels is for test images and --source for pictures"),
         ("d.png", "o.png", [*TEXT, "--strength", "1.5"], "--strength must be from 0 "),
         ("d.png", "o.png", [*TEXT, "--strength", "nan"], "--strength must be from 0 "),
         ("d.png", "o.png", [*TEXT, "--seed", "-1"], "--seed must be a whole number from 0"),
@@ -363,7 +361,7 @@ def test_mixed_up_arguments_get_one_sentence(source, output, arguments, message,
     before = {path: path.is_file() and path.read_bytes() for path in photos.iterdir()}
     assert use(output, *arguments, source=source) == 2
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1 and error.startswith("lanit translate: error: ")
+    assert message in error and error.count("\n") == 1 and error.startswith("lanit apply: error: ")
     assert before == {path: path.is_file() and path.read_bytes() for path in photos.iterdir()}
 
 
@@ -390,22 +388,6 @@ def test_tunit_takes_no_reference_in_chosen_domains(use, photos, tmp_path, capsy
     assert "takes a reference's style whatever its domains; leave out --text" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ([], "give --source to translate pictures of your own; test images need --manifest, --options, --pictures"),
-        (["--manifest", "m", "--options", "{}"], "test images need --pictures"),
-        (["--text", "hat"], "--text needs --source"),
-        (["--seed", "0"], "--seed needs --source"),
-        (["--manifest", "m", "--grid"], "--manifest is for test images and --grid for pictures of your own"),
-    ],
-)
-def test_neither_form_or_half_of_one_gets_one_sentence(runs, tmp_path, arguments, message, capsys):
-    command = ["translate", "--run", str(runs["lanit"]), "--output", str(tmp_path / "o.png")]
-    assert main([*command, *arguments]) == 2
-    assert message in capsys.readouterr().err
-
-
 def test_a_run_that_does_not_tell_its_language_still_takes_texts(use, runs, photos, tmp_path, capsys):
     run = shutil.copytree(runs["lanit"], tmp_path / "run")
     (run / "texts.safetensors").unlink()
@@ -427,7 +409,7 @@ def test_a_run_folder_carries_its_clip(use, runs, clip, photos, tmp_path):
 
 
 def test_a_text_at_full_strength_loads_no_clip(runs, photos, tmp_path):
-    command = ["translate", "--run", str(runs["lanit"]), "--source", str(photos), *TEXT, "--output", str(tmp_path)]
+    command = ["apply", "--run", str(runs["lanit"]), "--source", str(photos), *TEXT, "--output", str(tmp_path)]
     code = f"import sys; from lanit.cli import main; print(main({command!r}), 'open_clip' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "0 False", done.stderr

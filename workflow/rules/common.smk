@@ -192,7 +192,26 @@ def get_training(wildcards):
         "size": dataset["size"],
         **{key: value for key, value in variant.items() if key not in CHOICES},
     }
+    if "perceptual" in variant.get("settings", {}):
+        options["settings"] = variant["settings"] | {"perceptual": get_perceptual(wildcards)}
     return options | {"language": get_language(wildcards)} if get_supervision(wildcards.variant) == "text" else options
+
+
+def get_perceptual(wildcards):
+    """What a variant's perceptual distance is told: the dataset's CLIP or judge, where it names none of its own."""
+    given = VARIANTS[wildcards.variant].get("settings", {}).get("perceptual", {})
+    if given.get("kind") == "clip" and "clip" not in given:
+        return given | {"clip": get_clip(wildcards)}
+    if given.get("kind") == "judge" and "weights" not in given:
+        return given | {"weights": get_features(wildcards)["weights"]}
+    return given
+
+
+def get_perceptual_files(wildcards):
+    """The files among it: a training waits for them."""
+    given = get_perceptual(wildcards)
+    values = [*given.get("clip", {}).values(), given.get("weights"), given.get("linear")]
+    return [value for value in values if is_file_name(value)]
 
 
 def get_language(wildcards):

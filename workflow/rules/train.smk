@@ -8,6 +8,7 @@ rule train:
         # Labels that are made anew as prompts learn.
         embeddings=lambda wildcards: get_embeddings(wildcards, ["train"]) if learns_prompts(wildcards.variant) else [],
         clip=lambda wildcards: get_clip_files(wildcards) if get_supervision(wildcards.variant) == "text" else [],
+        perceptual=get_perceptual_files,
         store=ancient(results("mlflow.json")),
     # Neither the checkpoint nor the log of metrics is an output: Snakemake would delete them before a run is continued.
     output:
