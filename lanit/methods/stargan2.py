@@ -47,6 +47,7 @@ class Translation:
     style: Tensor  # a^y (B, S), of the active ones
     source_style: Tensor  # a^x (B, S)
     fake: Tensor  # ŷ (B, 3, H, W)
+    own: Any = None  # what a method's `_latent_guided_update` handed over; None in the reference-guided update
 
 
 class StarGan2:
@@ -222,7 +223,7 @@ class StarGan2:
         style = losses.aggregate(styles, d_y)
         source_style = losses.aggregate(style_encoder(x), source_labels_of(part))
         content = generator.encode(fake)
-        made = Translation(part, "latent", styles, style, source_style, fake)
+        made = Translation(part, "latent", styles, style, source_style, fake, own)
         adv = losses.adversarial(self._discriminate(fake), self._pairs(part), real=True)
         sty = losses.distance(losses.aggregate(style_encoder(fake), d_y), style)  # on what the generator got
         terms: Terms = {"sty": (weight.sty, sty)}
