@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from lanit.catalogue import EXTERNAL
 from lanit.config import LanitError, parse, read_options
 from lanit.files import write_whole
 
@@ -74,7 +75,9 @@ class ChildKey:
 
     @property
     def name(self) -> str:
-        """Name of the run in the UI, such as "lanit-n10-seed0" or "lanit_top1-n10-seed0"."""
+        """Name of the run in the UI, such as "lanit-n10-seed0", "lanit_top1-n10-seed0" or "styleclip (external)"."""
+        if self.method == EXTERNAL:
+            return f"{self.variant} (external)"
         return f"{self.variant}-n{self.domains}-seed{self.seed}"
 
     def tags(self) -> dict[str, str]:
