@@ -19,8 +19,8 @@ rule track:
 
 rule compare:
     input:
-        scores=lambda wildcards: get_runs("scores.json"),
-        pictures=lambda wildcards: get_runs("pictures.npz"),
+        scores=lambda wildcards: get_runs("scores.json") + get_externals("scores.json"),
+        pictures=lambda wildcards: get_runs("pictures.npz") + get_externals("pictures.npz"),
         quality=get_qualities,
         store=ancient(results("mlflow.json")),
     output:
