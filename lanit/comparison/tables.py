@@ -11,7 +11,7 @@ import io
 import statistics
 from collections.abc import Iterable, Sequence
 
-from lanit.catalogue import EXTERNAL
+from lanit.catalogue import EXTERNAL, METHODS
 from lanit.comparison.inputs import (
     MEANS,
     Published,
@@ -55,8 +55,7 @@ VARIANT_COLUMNS = (  # heading, metric, factor, digits, is more better?
     ("… of candidates % ↑", "hit_rate_candidates", 100, 1, True),
     ("Kept % ↑", "kept_rate", 100, 1, True),
 )
-SUPERVISION = {"stargan2": "labels", "smoothing": "labels", "tunit": "none", "style_aware": "none", "lanit": "text",
-               EXTERNAL: "external"}  # fmt: skip
+SUPERVISION = {"truth": "labels", "text": "text", "none": "none"}  # as the paper's tables call it
 PAPER_NOTE = [
     "The columns (paper) are the numbers printed there, measured with Inception features under the authors' own "
     "protocol at 256 × 256: compare their order with ours, not their size."
@@ -180,7 +179,7 @@ def table1(scores: Sequence[Score], published: Sequence[Published], domains: int
         variants = sorted(variants, key=lambda pair: variant_rank(*pair))
         columns = [Column("Method", numeric=False), Column("Supervision", numeric=False)]
         names = _names(section)
-        rows = [[text(names.get((m, v)) or variant_name(m, v)), text(SUPERVISION.get(m, DASH))] for m, v in variants]
+        rows = [[text(names.get((m, v)) or variant_name(m, v)), text(_supervision(m))] for m, v in variants]
         for dataset in section:
             ours = [_ours(chosen[dataset], *pair) for pair in variants]
             paper = [_paper(papers[dataset], v) for _, v in variants]
@@ -347,6 +346,12 @@ def _add_dataset(
             digits = {"mfid": paper_digits if values is paper else 2}
             parts = {m: Part(_spread(value[m], digits.get(m, 2)), index in best[m]) for m, _ in METRICS}
             row += [(parts["mfid"],), (parts["density"], Part(" / "), parts["coverage"])]
+
+
+def _supervision(method: str) -> str:
+    if method == EXTERNAL:
+        return EXTERNAL
+    return SUPERVISION[METHODS[method].supervision] if method in METHODS else DASH
 
 
 def _names(section: Section) -> dict[tuple[str, str], str]:

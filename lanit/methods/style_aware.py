@@ -60,7 +60,7 @@ class StyleAware:
                 "prototypes": Prototypes(self.clusters, network.style_size),
                 "queue": CodeQueue(self.clusters, network.style_size),
             }
-        ).to(device, memory_format=torch.channels_last)
+        ).to(device).to(memory_format=torch.channels_last)
         averaged = ("generator", "discriminator", "prototypes")
         self.averaged = nn.ModuleDict({name: copy.deepcopy(self.networks[name]) for name in averaged})
         self.averaged.requires_grad_(False).eval()

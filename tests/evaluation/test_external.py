@@ -257,7 +257,8 @@ def test_in_tables_plots_and_mlflow_it_is_marked(
 ):
     """Beside a method trained here, whose N it has not."""
     from lanit.tracking import TrackOptions, make_store
-    from lanit.tracking.store import find_runs, open_client
+    from lanit.tracking.runs import find_runs
+    from lanit.tracking.store import open_client
 
     store = make_store(TrackOptions(f"sqlite:///{tmp_path}/mlflow.db", "demo", ["faces"]), tmp_path / "store.json")
     code, run = external(images)

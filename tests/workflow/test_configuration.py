@@ -109,7 +109,10 @@ MISTAKES = [
         {"external": {name: {"title": "StyleCLIP", "dataset": "faces", "images": "docs"} for name in "ab"}},
         r"external\.a\.title is 'StyleCLIP', which is another's too; tables would not tell them apart",
     ),
-    ({"external": {"clip": {"dataset": "faces"}}}, r"external\.clip is wrong: 'images' is a required property"),
+    (
+        {"external": {"clip": {"title": "StyleCLIP", "dataset": "faces"}}},
+        r"external\.clip is wrong: 'images' is a required property",
+    ),
 ]
 
 
@@ -220,7 +223,8 @@ def test_another_system_stands_beside_the_methods_once_a_dataset(snakemake, tmp_
         "dataset": {"photos": config["dataset"]["faces"]},
         "domains": [4, 7],
     }
-    calls = planned(snakemake, "lanit evaluate", "lanit translate", "lanit compare", overlays=[overlay])
+    names = ["lanit evaluate", "lanit translate", "lanit compare", "lanit track"]
+    calls = planned(snakemake, *names, overlays=[overlay])
     first, second = sorted((call for call in calls if "images" in call), key=lambda call: call["output"])
     assert (first["images"], first.get("table"), second["table"]) == (["made"], None, ["made.csv"])
     folder = "results/faces/external/clip"
@@ -235,6 +239,8 @@ def test_another_system_stands_beside_the_methods_once_a_dataset(snakemake, tmp_
     (compare,) = [call for call in calls if "quality" in call]
     assert compare["scores"][4:] == [f"results/faces/external/{name}/scores.json" for name in ("clip", "edit")]
     assert compare["pictures"][4] == f"{folder}/pictures.npz" and len(compare["metrics"]) == 4
+    (track,) = [call for call in calls if "comparison" in call]
+    assert track["runs"][4:] == [folder, "results/faces/external/edit"]
 
 
 def test_what_other_systems_are_to_translate_needs_no_training(snakemake):

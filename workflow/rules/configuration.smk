@@ -1,5 +1,6 @@
 # The configuration against its schema, and what a schema cannot say. An error names the key and says what to do.
 import difflib
+import sys
 
 import jsonschema
 import yaml
