@@ -393,6 +393,16 @@ def test_the_readmes_example_of_variants_is_sound(monkeypatch):
     assert made["lanit_frozen"]["prompts"] == "frozen" and made["lanit_weak"]["settings"]["loss"]["dl"] == 0.01
 
 
+def test_the_readmes_example_of_another_system_is_sound(monkeypatch, tmp_path):
+    example = re.search(r"```yaml\n(external:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
+    with pytest.raises(WorkflowError, match=r"external\.styleclip\.images names translated/styleclip, where no folder"):
+        check(yaml.safe_load(example))
+    (tmp_path / "translated" / "styleclip").mkdir(parents=True)
+    assert check(yaml.safe_load(example))["external"]["styleclip"]["table"] is None
+
+
 def test_the_papers_domains_are_lists_of_their_length():
     config = yaml.safe_load((CONFIGS / "paper.yaml").read_text())
     for dataset in config["dataset"].values():
