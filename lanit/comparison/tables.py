@@ -11,7 +11,7 @@ import io
 import statistics
 from collections.abc import Iterable, Sequence
 
-from lanit.catalogue import METHODS
+from lanit.catalogue import EXTERNAL, METHODS
 from lanit.comparison.inputs import (
     MEANS,
     Published,
@@ -20,6 +20,7 @@ from lanit.comparison.inputs import (
     by_setting,
     dataset_name,
     features_name,
+    n_rank,
     protocol_name,
     setting_name,
     variant_name,
@@ -108,9 +109,9 @@ def comparison_tables(scores: Sequence[Score]) -> list[Table]:
                 rules.add(index)
             rows.append(
                 [
-                    text(score.domains),
+                    text(_or_dash(score.domains)),
                     text(score.name),
-                    text(score.seed),
+                    text(_or_dash(score.seed)),
                     text(_fixed(mean["mfid"], 2)),
                     text(_fixed(None if mean["mkid"] is None else 1000 * mean["mkid"], 2)),
                     text(_fixed(mean["density"], 2)),
@@ -119,8 +120,8 @@ def comparison_tables(scores: Sequence[Score]) -> list[Table]:
                     text(_percent(mean["hit_rate_candidates"])),
                     text(_percent(mean["source_rate_candidates"])),
                     text(_percent(mean["kept_rate"])),
-                    text(f"{score.images_seen:,}"),
-                    text(f"{score.train_seconds / 60:.1f}"),
+                    text(_count(score.images_seen)),
+                    text(_fixed(None if score.train_seconds is None else score.train_seconds / 60, 1)),
                 ]
             )
         notes = [_setting_note(group, dataset, groups)]
@@ -166,26 +167,25 @@ def variant_tables(scores: Sequence[Score], domains: int) -> list[Table]:
 def table1(scores: Sequence[Score], published: Sequence[Published], domains: int) -> list[Table]:
     """The paper's Table 1: methods × datasets at one N, mFID and density / coverage, the published beside ours.
 
-    A variant stands below its method; what was published stands beside the method itself.
+    A variant stands below its method, and external systems, which have no N, below all; what was published stands
+    beside the method itself.
     """
     tables = []
     for section, notes in _sections(scores):
-        chosen = {dataset: [s for s in group if s.domains == domains] for dataset, group in section.items()}
+        chosen = {dataset: [s for s in group if s.domains in (domains, None)] for dataset, group in section.items()}
         papers = {d: [p for p in published if (p.table, p.dataset, p.domains) == (1, d, domains)] for d in section}
         variants = {(s.method, s.variant) for group in chosen.values() for s in group}
         variants |= {(p.method, p.method) for ps in papers.values() for p in ps}
         variants = sorted(variants, key=lambda pair: variant_rank(*pair))
         columns = [Column("Method", numeric=False), Column("Supervision", numeric=False)]
-        rows = [
-            [text(variant_name(m, v)), text(SUPERVISION[METHODS[m].supervision] if m in METHODS else DASH)]
-            for m, v in variants
-        ]
+        names = _names(section)
+        rows = [[text(names.get((m, v)) or variant_name(m, v)), text(_supervision(m))] for m, v in variants]
         for dataset in section:
-            ours = [_ours(chosen[dataset], v) for _, v in variants]
+            ours = [_ours(chosen[dataset], *pair) for pair in variants]
             paper = [_paper(papers[dataset], v) for _, v in variants]
             _add_dataset(columns, rows, dataset, ours, paper, [0] * len(variants), paper_digits=2)
         notes = notes + PAPER_NOTE * any(papers.values())
-        missing = [dataset_name(d) for d in section if not chosen[d]]
+        missing = [dataset_name(d) for d in section if all(s.is_external for s in chosen[d])]
         if missing:
             notes = [*notes, f"No run at N = {domains}: {', '.join(missing)}."]
         title = f"Comparison at N = {domains}" + (", second setting" if tables else "")
@@ -200,11 +200,12 @@ def table2(scores: Sequence[Score], published: Sequence[Published]) -> list[Tabl
         papers = {d: [p for p in published if (p.table, p.dataset) == (2, d)] for d in section}
         keys = {(s.domains, s.method, s.variant) for group in section.values() for s in group}
         keys |= {(p.domains, p.method, p.method) for ps in papers.values() for p in ps}
-        keys = sorted(keys, key=lambda key: (key[0], variant_rank(*key[1:])))
+        keys = sorted(keys, key=lambda key: (n_rank(key[0]), variant_rank(*key[1:])))
         columns = [Column("N"), Column("Method", numeric=False)]
-        rows = [[text(n), text(variant_name(m, v))] for n, m, v in keys]
+        names = _names(section)
+        rows = [[text(_or_dash(n)), text(names.get((m, v)) or variant_name(m, v))] for n, m, v in keys]
         for dataset, group in section.items():
-            ours = [_ours([s for s in group if s.domains == n], v) for n, _, v in keys]
+            ours = [_ours([s for s in group if s.domains == n], m, v) for n, m, v in keys]
             paper = [_paper([p for p in papers[dataset] if p.domains == n], v) for n, _, v in keys]
             _add_dataset(columns, rows, dataset, ours, paper, [n for n, _, _ in keys], paper_digits=1)
         notes = notes + PAPER_NOTE * any(papers.values())
@@ -295,22 +296,28 @@ def _sections(scores: Sequence[Score]) -> Iterable[tuple[Section, list[str]]]:
 
 
 def _seeds_note(groups: Iterable[Sequence[Score]]) -> list[str]:
-    several = any(len({score.seed for score in group}) > 1 for group in groups)
+    several = any(len({score.seed for score in group if not score.is_external}) > 1 for group in groups)
     return ["Mean ± standard deviation over the seeds of each row."] * several
 
 
 def _setting_note(group: Sequence[Score], dataset: str, groups: dict[tuple[str, str], list[Score]]) -> str:
     budgets = {}
     for score in group:
-        budgets.setdefault(score.images_seen, {})[score.name] = None
+        if not score.is_external:
+            budgets.setdefault(score.images_seen, {})[score.name] = None
     seen = "; ".join(f"{images:,} ({', '.join(names)})" for images, names in sorted(budgets.items()))
-    seen = seen if len(budgets) > 1 else f"{group[0].images_seen:,}"
+    seen = seen if len(budgets) > 1 else _count(next(iter(budgets), None))
+    told = "".join(
+        f" {s.name}: translated elsewhere, {s.raw['external']['pairs']:,} of {s.raw['external']['of']:,} pairs."
+        for s in group
+        if s.is_external
+    )
     others = sum(1 for name, _ in groups if name == dataset) - 1
     warning = " Other runs on this dataset have another protocol or other features and stand in a table of their own."
     warning = warning if others else ""
     return (
         f"{dataset_name(dataset)}: {setting_name(group[0])}; at least {min(s.n_real for s in group):,} real and "
-        f"{min(s.n_fake for s in group):,} translated images a class; images seen in training: {seen}.{warning}"
+        f"{min(s.n_fake for s in group):,} translated images a class; images seen in training: {seen}.{told}{warning}"
     )
 
 
@@ -320,7 +327,7 @@ def _add_dataset(
     dataset: str,
     ours: list[dict[str, list[float]]],
     paper: list[dict[str, list[float]]],
-    blocks: list[int],
+    blocks: Sequence[int | None],
     paper_digits: int,
 ) -> None:
     """Add a dataset's columns; the best value is sought among the rows with the same entry in `blocks`."""
@@ -341,8 +348,18 @@ def _add_dataset(
             row += [(parts["mfid"],), (parts["density"], Part(" / "), parts["coverage"])]
 
 
-def _ours(group: Sequence[Score], variant: str) -> dict[str, list[float]]:
-    chosen = [score for score in group if score.variant == variant]
+def _supervision(method: str) -> str:
+    if method == EXTERNAL:
+        return EXTERNAL
+    return SUPERVISION[METHODS[method].supervision] if method in METHODS else DASH
+
+
+def _names(section: Section) -> dict[tuple[str, str], str]:
+    return {(score.method, score.variant): score.name for group in section.values() for score in group}
+
+
+def _ours(group: Sequence[Score], method: str, variant: str) -> dict[str, list[float]]:
+    chosen = [score for score in group if (score.method, score.variant) == (method, variant)]
     return {metric: [score.mean[metric] for score in chosen] for metric, _ in METRICS} if chosen else {}
 
 
@@ -351,7 +368,7 @@ def _paper(rows: Sequence[Published], variant: str) -> dict[str, list[float]]:
     return {metric: [getattr(rows[0], metric)] for metric, _ in METRICS} if rows else {}
 
 
-def _best(values: Sequence[list[float] | None], blocks: Sequence[int], more: bool) -> set[int]:
+def _best(values: Sequence[list[float] | None], blocks: Sequence[int | None], more: bool) -> set[int]:
     best: set[int] = set()
     for block in set(blocks):
         means = {i: round(statistics.fmean(v), 2) for i, v in enumerate(values) if v and blocks[i] == block}
@@ -377,6 +394,14 @@ def _numbered(label: str, tables: Sequence[Table]) -> str:
 
 def _fixed(value: float | None, digits: int) -> str:
     return DASH if value is None else f"{value:.{digits}f}"
+
+
+def _or_dash(value: int | None) -> str:
+    return DASH if value is None else str(value)
+
+
+def _count(value: int | None) -> str:
+    return DASH if value is None else f"{value:,}"
 
 
 def _percent(value: float | None) -> str:

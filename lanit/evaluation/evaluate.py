@@ -1,4 +1,7 @@
-"""Stage `evaluate`: `lanit evaluate judge` trains a judge, `features` sees the real images, `scores` compares."""
+"""Stage `evaluate`: `lanit evaluate judge` trains a judge, `features` sees the real images, `scores` compares.
+
+`pairs` and `external` are for the translations of other systems (`lanit.evaluation.external`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lanit.config import LanitError, parse, read_options
+from lanit.evaluation import external
 from lanit.evaluation.protocols import Protocol
 from lanit.evaluation.records import read_run, read_split_truth
 
@@ -43,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scores.add_argument("--pictures", type=Path, nargs="*", default=[], help="files to hand to MLflow with the scores")
     scores.set_defaults(run=run_scores)
 
+    external.add_arguments(steps)
     for step in (judge, features, scores):
         step.add_argument("--manifest", required=True, type=Path, help="manifest.parquet of the dataset")
         step.add_argument("--output", required=True, type=Path, help="file to write")
@@ -142,9 +147,13 @@ def run_scores(arguments: argparse.Namespace) -> None:
         "per_class": per_class,
         "mean": mean,
     }
+    of = f"with {len(record['domains'])} domains, seed {record['seed']}"
+    if told := record.get("external"):  # has neither N nor seed
+        scores |= {"domains": None, "seed": None, "external": told}
+        of = f"(external, {told['pairs']} of {told['of']} pairs)"
     write_whole(arguments.output, (json.dumps(scores, indent=2, allow_nan=False) + "\n").encode())
     shown = "  ".join(f"{name} {value:.3f}" for name, value in mean.items() if value is not None)
-    print(f"{variant} with {len(record['domains'])} domains, seed {record['seed']}: {shown}")
+    print(f"{variant} {of}: {shown}")
     if arguments.track is not None:
         from lanit.tracking import log_scores
 

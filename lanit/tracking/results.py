@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lanit.catalogue import EXTERNAL
 from lanit.config import LanitError
 from lanit.tracking.runs import legal_name, read_record
 from lanit.tracking.store import child_run, open_client, open_dataset, read_store, unusable
@@ -48,8 +49,9 @@ def log_scores(track: str | Path, run: Path, scores: Mapping[str, Any], pictures
         client.log_dict(child.info.run_id, dict(scores), "scores.json")
         for picture in pictures:
             client.log_artifact(child.info.run_id, str(picture), "pictures")
-        if child.info.status == "RUNNING" and (run / "model.safetensors").is_file():
-            client.set_terminated(child.info.run_id, "FINISHED")  # its training lost the store before it ended
+        finished = key.method == EXTERNAL or (run / "model.safetensors").is_file()
+        if child.info.status == "RUNNING" and finished:  # a training that lost the store before it ended, or none
+            client.set_terminated(child.info.run_id, "FINISHED")
     except LanitError:
         raise
     except Exception as error:  # MLflow's, SQLAlchemy's or the network's own

@@ -88,6 +88,31 @@ MISTAKES = [
     ),
     ({"uncovered": "drop"}, r"uncovered is wrong: 'drop' is not one of \['left_out', 'slack'\]"),
     ({"tracking": {"uri": "file:///tmp/x"}}, r"tracking\.uri is wrong: .*"),
+    (
+        {"external": {"clip": {"title": "StyleCLIP", "dataset": "faces", "images": "made"}}},
+        r"external\.clip\.images names made, where no folder is; put the translations there or give their place "
+        r"\(`snakemake results/faces/pairs` writes what there is to translate\)",
+    ),
+    (
+        {"external": {"clip": {"title": "StyleCLIP", "dataset": "faces", "images": "docs", "table": "made.csv"}}},
+        r"external\.clip\.table names made\.csv, where no file is; put it there or give its place",
+    ),
+    (
+        {"external": {"clip": {"title": "StyleCLIP", "dataset": "face", "images": "docs"}}},
+        r"external\.clip\.dataset names 'face', which is not there; did you mean 'faces'\?",
+    ),
+    (
+        {"external": {"tunit": {"title": "StyleCLIP", "dataset": "faces", "images": "docs"}}},
+        r"external\.tunit has the name of what is trained here; choose another",
+    ),
+    (
+        {"external": {name: {"title": "StyleCLIP", "dataset": "faces", "images": "docs"} for name in "ab"}},
+        r"external\.a\.title is 'StyleCLIP', which is another's too; tables would not tell them apart",
+    ),
+    (
+        {"external": {"clip": {"title": "StyleCLIP", "dataset": "faces"}}},
+        r"external\.clip is wrong: 'images' is a required property",
+    ),
 ]
 
 
@@ -185,6 +210,43 @@ def test_a_training_is_given_its_variants_options(snakemake):
     assert "embeddings" not in commands["lanit"] and "labels" not in commands["tunit"]
     assert commands["lanit"]["labels"] == ["results/faces/labels/adaptive-n4"]
     assert commands["bold"]["labels"] == ["results/faces/labels/top3-n4"]
+
+
+def test_another_system_stands_beside_the_methods_once_a_dataset(snakemake, tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made.csv").touch()
+    given = {"title": "StyleCLIP (a)", "dataset": "faces", "images": "made"}
+    other = {"title": "Other", "dataset": "photos", "images": "nowhere"}  # of a dataset that this sweep leaves out
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    overlay = {
+        "external": {"clip": given, "edit": given | {"title": "B", "table": "made.csv"}, "other": other},
+        "dataset": {"photos": config["dataset"]["faces"]},
+        "domains": [4, 7],
+    }
+    names = ["lanit evaluate", "lanit translate", "lanit compare", "lanit track"]
+    calls = planned(snakemake, *names, overlays=[overlay])
+    first, second = sorted((call for call in calls if "images" in call), key=lambda call: call["output"])
+    assert (first["images"], first.get("table"), second["table"]) == (["made"], None, ["made.csv"])
+    folder = "results/faces/external/clip"
+    assert first["output"] == [folder] and first["manifest"] == ["results/faces/manifest.parquet"]
+    translated = next(call["options"] for call in calls if call.get("run") == ["results/faces/lanit-n4/seed0"])
+    assert first["options"] == {"name": "clip", "title": "StyleCLIP (a)", "dataset": "faces"} | translated
+    scored = {call["run"][0]: call for call in calls if "real" in call}
+    assert len(scored) == 4 + 2
+    assert scored[folder]["translations"] == [f"{folder}/translations.safetensors"]
+    assert scored[folder]["options"] == scored["results/faces/lanit-n4/seed0"]["options"]
+    assert scored[folder]["output"] == [f"{folder}/scores.json"]
+    (compare,) = [call for call in calls if "quality" in call]
+    assert compare["scores"][4:] == [f"results/faces/external/{name}/scores.json" for name in ("clip", "edit")]
+    assert compare["pictures"][4] == f"{folder}/pictures.npz" and len(compare["metrics"]) == 4
+    (track,) = [call for call in calls if "comparison" in call]
+    assert track["runs"][4:] == [folder, "results/faces/external/edit"]
+
+
+def test_what_other_systems_are_to_translate_needs_no_training(snakemake):
+    result = snakemake("results/faces/pairs", "--dry-run", "--quiet", "rules")
+    jobs = count_jobs(result.stdout)
+    assert jobs == {"plan_shards": 1, "write_shard": 6, "index_shards": 1, "export_pairs": 1, "total": 9}, result.stdout
 
 
 def test_what_prompts_have_learned_labels_the_images_anew(snakemake):
@@ -329,6 +391,16 @@ def test_the_readmes_example_of_variants_is_sound(monkeypatch):
     example = re.search(r"```yaml\n(methods:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     made = variants(yaml.safe_load(example))
     assert made["lanit_frozen"]["prompts"] == "frozen" and made["lanit_weak"]["settings"]["loss"]["dl"] == 0.01
+
+
+def test_the_readmes_example_of_another_system_is_sound(monkeypatch, tmp_path):
+    example = re.search(r"```yaml\n(external:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
+    with pytest.raises(WorkflowError, match=r"external\.styleclip\.images names translated/styleclip, where no folder"):
+        check(yaml.safe_load(example))
+    (tmp_path / "translated" / "styleclip").mkdir(parents=True)
+    assert check(yaml.safe_load(example))["external"]["styleclip"]["table"] is None
 
 
 def test_the_papers_domains_are_lists_of_their_length():

@@ -41,6 +41,7 @@ wildcard_constraints:
     labeller="|".join(config["labellers"]),
     texts="texts(-.+)?",
     variant="|".join(VARIANTS),
+    external="|".join(config["external"]) or "(?!)",
     split="|".join(SPLITS),
     shard=r"\d+",
     n=r"\d+",
@@ -242,6 +243,23 @@ def get_translation(wildcards):
     return {"protocol": config["evaluate"], "classes": classes, "features": get_features(wildcards)}
 
 
+def get_external(wildcards):
+    """Options of an external system: what it is called, and those of a translation."""
+    title = config["external"][wildcards.external]["title"]
+    return {"name": wildcards.external, "title": title, "dataset": wildcards.dataset, **get_translation(wildcards)}
+
+
+def get_external_files(wildcards):
+    """Its translations and, where there is one, their table."""
+    external = config["external"][wildcards.external]
+    return {"images": external["images"], "table": [external["table"]] if external["table"] else []}
+
+
+def get_pairs(wildcards):
+    """Options of what other systems are asked to translate."""
+    return {key: value for key, value in get_translation(wildcards).items() if key != "features"}
+
+
 def get_scoring(wildcards):
     """Options of a run's scores."""
     return {"protocol": config["evaluate"]}
@@ -255,6 +273,16 @@ def get_runs(ending, variants=None):
         for variant in (config["methods"] if variants is None else variants)
         for n in config["domains"]
         for seed in config["seeds"]
+    ]
+
+
+def get_externals(ending):
+    """One file of every external system of the sweep."""
+    return [
+        f"{RESULTS}/{dataset}/external/{name}/{ending}"
+        for dataset in config["datasets"]
+        for name, external in config["external"].items()
+        if external["dataset"] == dataset
     ]
 
 
@@ -278,7 +306,8 @@ def get_sweep(wildcards=None):
     runs = [
         path for name in ("model.safetensors", "run.json", "scores.json", "pictures.npz") for path in get_runs(name)
     ]
-    return runs + get_qualities()
+    externals = [path for name in ("run.json", "scores.json", "pictures.npz") for path in get_externals(name)]
+    return runs + externals + get_qualities()
 
 
 def is_store_lost():

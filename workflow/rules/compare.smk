@@ -3,8 +3,8 @@
 
 rule compare:
     input:
-        scores=lambda wildcards: get_runs("scores.json"),
-        pictures=lambda wildcards: get_runs("pictures.npz"),
+        scores=lambda wildcards: get_runs("scores.json") + get_externals("scores.json"),
+        pictures=lambda wildcards: get_runs("pictures.npz") + get_externals("pictures.npz"),
         quality=get_qualities,
     output:
         tables=report(
@@ -46,8 +46,8 @@ rule compare:
 # Nothing depends on the store: what is due here hides no job, and a store that cannot be reached costs no result.
 rule track:
     input:
-        runs=lambda wildcards: get_runs("run.json"),
-        scores=lambda wildcards: get_runs("scores.json"),
+        runs=lambda wildcards: get_runs("run.json") + get_externals("run.json"),
+        scores=lambda wildcards: get_runs("scores.json") + get_externals("scores.json"),
         report=rules.compare.output.report,
     output:
         results("mlflow.json"),

@@ -1,5 +1,6 @@
 # The configuration against its schema, and what a schema cannot say. An error names the key and says what to do.
 import difflib
+import sys
 
 import jsonschema
 import yaml
@@ -116,7 +117,30 @@ def check_configuration():
     variants = [name for name in config["train"] if name != "images"]
     for i, name in enumerate(config["methods"]):
         pick(f"methods[{i}]", name, variants)
+    for name in config["external"]:
+        check_external(name)
     return {name: resolve_variant(name) for name in variants}
+
+
+def check_external(name):
+    """Another system has a name and a title of its own, and the translations of those in the sweep are there."""
+    external, where = config["external"][name], f"external.{name}"
+    pick(f"{where}.dataset", external["dataset"], config["dataset"])
+    if name in config["train"] or name in METHODS:
+        fail(where, "has the name of what is trained here; choose another")
+    titles = {key: other["title"] for key, other in config["external"].items() if key != name}
+    if external["title"] in titles.values():
+        fail(f"{where}.title", f"is {external['title']!r}, which is another's too; tables would not tell them apart")
+    if external["dataset"] not in config["datasets"]:
+        return
+    if not Path(external["images"]).is_dir():
+        fail(
+            f"{where}.images",
+            f"names {external['images']}, where no folder is; put the translations there or give their place "
+            f"(`snakemake {config['results']}/{external['dataset']}/pairs` writes what there is to translate)",
+        )
+    if external["table"] is not None and not Path(external["table"]).is_file():
+        fail(f"{where}.table", f"names {external['table']}, where no file is; put it there or give its place")
 
 
 def resolve_variant(name):

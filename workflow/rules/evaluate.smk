@@ -95,3 +95,68 @@ rule score:
         "python -m lanit evaluate scores --translations {input.translations:q} "
         "--real {input.real:q} --manifest {input.manifest:q} --run {params.folder:q} "
         "--options {params.options:q} --output {output:q} --track {TRACK:q} &> {log:q}"
+
+
+# Other systems: what they are asked to translate, asked for by name alone, and what they gave back.
+
+
+rule export_pairs:
+    input:
+        manifest=results("{dataset}/manifest.parquet"),
+        shards=lambda wildcards: get_shards(wildcards, ".tar", [config["evaluate"]["split"]]),
+    output:
+        directory(results("{dataset}/pairs")),
+    log:
+        results("logs/export_pairs/{dataset}.log"),
+    conda:
+        "../../envs/lanit.yaml"
+    params:
+        options=lambda wildcards: as_json(**get_pairs(wildcards)),
+    message:
+        "{wildcards.dataset}: write the pairs that other systems are to translate"
+    shell:
+        "python -m lanit evaluate pairs --manifest {input.manifest:q} --options {params.options:q} "
+        "--output {output:q} 2>&1 | tee {log:q}"
+
+
+rule read_external:
+    input:
+        unpack(get_external_files),
+        manifest=results("{dataset}/manifest.parquet"),
+        card=results("{dataset}/dataset.json"),
+        shards=lambda wildcards: get_shards(wildcards, ".tar", [config["evaluate"]["split"]]),
+        features=get_features_files,
+    output:
+        run=results("{dataset}/external/{external}/run.json"),
+        translations=results("{dataset}/external/{external}/translations.safetensors"),
+        pictures=results("{dataset}/external/{external}/pictures.npz"),
+    log:
+        results("logs/read_external/{dataset}/{external}.log"),
+    priority: 20
+    conda:
+        "../../envs/lanit.yaml"
+    resources:
+        mem_mb=3000,
+    params:
+        options=lambda wildcards: as_json(**get_external(wildcards)),
+        table=lambda wildcards, input: as_argument("--table", input.table),
+        folder=subpath(output.run, parent=True),
+    message:
+        "Read the translations that {wildcards.external} made of {wildcards.dataset}"
+    shell:
+        "python -m lanit evaluate external --images {input.images:q} {params.table:q} --manifest {input.manifest:q} "
+        "--options {params.options:q} --output {params.folder:q} 2>&1 | tee {log:q}"
+
+
+use rule score as score_external with:
+    input:
+        translations=results("{dataset}/external/{external}/translations.safetensors"),
+        run=results("{dataset}/external/{external}/run.json"),
+        real=get_real_features,
+        manifest=results("{dataset}/manifest.parquet"),
+    output:
+        results("{dataset}/external/{external}/scores.json"),
+    log:
+        results("logs/score_external/{dataset}/{external}.log"),
+    message:
+        "Score {wildcards.external} on {wildcards.dataset}"
