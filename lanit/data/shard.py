@@ -50,6 +50,11 @@ class ShardOptions:
         if not 0 <= self.max_damaged < 1:
             raise LanitError(f"max_damaged is a share and must be at least 0 and below 1, not {self.max_damaged}")
 
+    @property
+    def called(self) -> str:
+        """The dataset's name and a colon, before a sentence; nothing where it has none."""
+        return f"{self.name}: " if self.name else ""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the steps plan, write and index."""
@@ -78,14 +83,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(options: ShardOptions, output: Path) -> None:
-    """Write which image goes into which shard; columns key, split, shard, name and truth per class.
+    """Write which image goes into which shard: key, split, shard, name, truth per class.
+
+    Where a name is no text, `path` holds the bytes of all. What the source holds and was not taken as it is, is told on
+    stderr.
 
     Raises:
         LanitError: whatever is wrong with the source that shows without reading pixels.
     """
-    from lanit.data.listing import SPLITS, check_listing, keys_of
+    from lanit.data.listing import check_listing, key_of, keys_of
     from lanit.data.manifest import TRUTH, write_table
+    from lanit.data.names import is_text, shown, to_bytes
     from lanit.data.sources import open_source
+    from lanit.data.splits import SPLITS
 
     source = open_source(options.source)
     listing = source.list()
@@ -100,12 +110,15 @@ def plan(options: ShardOptions, output: Path) -> None:
         rows = sorted((i for i, s in enumerate(listing.splits) if s == split), key=lambda i: keys[i])
         order += rows
         shards += [position * options.shards[split] // len(rows) for position in range(len(rows))]
+    names = [listing.names[i] for i in order]
+    paths = {} if all(map(is_text, names)) else {"path": [to_bytes(name) for name in names]}
     write_table(
         {
             "key": [keys[i] for i in order],
             "split": [listing.splits[i] for i in order],
             "shard": shards,
-            "name": [listing.names[i] for i in order],
+            "name": [name if is_text(name) else shown(name) for name in names],
+            **paths,
             **{TRUTH + name: listing.truth[order, k] for k, name in enumerate(listing.classes)},
         },
         output,
@@ -117,6 +130,16 @@ def plan(options: ShardOptions, output: Path) -> None:
             "resize": source.describe_resize(options.size),
         },
     )
+    twins = [name for key, name in zip(keys, listing.names) if key != key_of(name)]
+    if twins:
+        listing.notes.append(
+            f"{len(twins):,} images share their name with another but for the suffix, the first {shown(twins[0])}: all "
+            f"of them are taken"
+        )
+    for note in listing.notes:
+        print(f"{options.called}{note}", file=sys.stderr)
+    counts = Counter(listing.splits)
+    print(f"{options.called}{len(keys):,} images: " + ", ".join(f"{split} {counts[split]:,}" for split in splits))
 
 
 def write(plan: Path, options: ShardOptions, split: str, shard: int, output: Path, index: Path) -> None:
@@ -128,15 +151,20 @@ def write(plan: Path, options: ShardOptions, split: str, shard: int, output: Pat
     import pyarrow
 
     from lanit.data.images import DamagedImage, encode_png
-    from lanit.data.manifest import read_metadata, read_table, write_table
+    from lanit.data.manifest import read_metadata, read_schema, read_table, write_table
     from lanit.data.shards import write_shard
     from lanit.data.sources import open_source
 
     if read_metadata(plan)["digest"] != digest(options):
         raise LanitError(f"{plan} was made with other options; run shard plan again with these")
-    rows = read_table(plan, ["key", "name"], [("split", "=", split), ("shard", "=", shard)]).to_pylist()
+    columns = ["key", "path" if "path" in read_schema(plan).names else "name"]
+    rows = read_table(plan, columns, [("split", "=", split), ("shard", "=", shard)]).to_pylist()
     if not rows:
         raise LanitError(f"{plan} has no shard {shard} of split {split!r}")
+
+    def name_of(row: dict[str, Any]) -> str:
+        return row["path"].decode("utf-8", "surrogateescape") if "path" in row else row["name"]
+
     source = open_source(options.source)
     notes = [{"key": row["key"], "offset": None, "size": None, "sha256": None, "reason": None} for row in rows]
     usable = []
@@ -144,7 +172,7 @@ def write(plan: Path, options: ShardOptions, split: str, shard: int, output: Pat
     def samples():
         for row, note in zip(rows, notes, strict=True):
             try:
-                data = encode_png(source.read(row["name"], options.size))
+                data = encode_png(source.read(name_of(row), options.size))
             except DamagedImage as damage:
                 note["reason"] = str(damage)
                 continue
@@ -156,8 +184,8 @@ def write(plan: Path, options: ShardOptions, split: str, shard: int, output: Pat
     for note, (offset, size) in zip(usable, places, strict=True):
         note["offset"], note["size"] = offset, size
     types = {"offset": pyarrow.int64(), "size": pyarrow.int64()}  # a column of nulls alone would have no type
-    columns = {name: pyarrow.array([n[name] for n in notes], types.get(name, pyarrow.string())) for name in notes[0]}
-    write_table(columns, index, metadata={"digest": digest(options), "split": split, "shard": shard})
+    noted = {name: pyarrow.array([n[name] for n in notes], types.get(name, pyarrow.string())) for name in notes[0]}
+    write_table(noted, index, metadata={"digest": digest(options), "split": split, "shard": shard})
 
 
 def index(plan: Path, indices: list[Path], manifest: Path, quarantine: Path, card: Path) -> None:
@@ -167,6 +195,8 @@ def index(plan: Path, indices: list[Path], manifest: Path, quarantine: Path, car
         LanitError: indices are missing or of another plan; too many images are damaged (the list survives); or the
             damage leaves a shard or a class without an image.
     """
+    import numpy as np
+
     from lanit.data.manifest import TRUTH, DatasetCard, SplitCard, read_metadata, read_table, write_card, write_table
 
     metadata = read_metadata(plan)
@@ -186,8 +216,15 @@ def index(plan: Path, indices: list[Path], manifest: Path, quarantine: Path, car
     kept = rows.filter(usable)
     places = {column: [v for v, good in zip(notes[column], usable) if good] for column in ("offset", "size", "sha256")}
     _check_classes(kept, metadata["classes"], quarantine)
-    _warn_of_copies(kept["split"].to_pylist(), kept["name"].to_pylist(), places["sha256"])
     truth = {TRUTH + name: kept[TRUTH + name] for name in metadata["classes"]}
+    shown = [bytes(row) for row in np.stack([column.to_numpy() for column in truth.values()], axis=1)]
+    said = _find_copies(kept["name"].to_pylist(), kept["split"].to_pylist(), places["sha256"], shown)
+    if listed:
+        said.append(
+            f"{len(listed):,} of {len(rows):,} images are damaged and left out; {quarantine} lists them with reasons"
+        )
+    for note in said:
+        print(f"{metadata['name']}: {note}" if metadata["name"] else note, file=sys.stderr)
     write_table(
         {**{name: kept[name] for name in ("key", "split", "shard")}, **places, **truth, "name": kept["name"]}, manifest
     )
@@ -281,14 +318,22 @@ def _check_classes(kept: pyarrow.Table, classes: list[str], quarantine: Path) ->
                 )
 
 
-def _warn_of_copies(splits: list[str], names: list[str], digests: list[str]) -> None:
-    """Say so where the same picture is in two splits under two names: scores on it would flatter."""
+def _find_copies(names: list[str], splits: list[str], digests: list[str], truth: list[bytes]) -> list[str]:
+    """Return a sentence each on pictures that are there twice: in two splits, or with another truth."""
     first: dict[str, int] = {}
-    copies = [(first[d], i) for i, d in enumerate(digests) if splits[first.setdefault(d, i)] != splits[i]]
-    if copies:
-        a, b = copies[0]
-        print(
-            f"warning: {len(copies)} images are in two splits under two names, the first {names[a]} ({splits[a]}) and "
-            f"{names[b]} ({splits[b]})",
-            file=sys.stderr,
+    copies = [(first[d], i) for i, d in enumerate(digests) if first.setdefault(d, i) != i]
+    parted = [(a, b) for a, b in copies if splits[a] != splits[b]]
+    at_odds = [(a, b) for a, b in copies if truth[a] != truth[b]]
+    said = []
+    if parted:
+        a, b = parted[0]
+        said.append(
+            f"{len(parted):,} images are in two splits under two names, the first {names[a]} ({splits[a]}) and "
+            f"{names[b]} ({splits[b]}): scores on them flatter"
         )
+    if at_odds:
+        a, b = at_odds[0]
+        said.append(
+            f"{len(at_odds):,} images are there twice and their classes differ, the first {names[a]} and {names[b]}"
+        )
+    return said

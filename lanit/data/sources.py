@@ -11,7 +11,8 @@ import numpy as np
 from lanit.config import LanitError, parse
 from lanit.data.faces import ATTRIBUTES, SUPERSAMPLING, DrawnFaces
 from lanit.data.folders import FolderOptions, Folders
-from lanit.data.listing import NEEDED, SPLITS, Listing, Source
+from lanit.data.listing import Listing, Source
+from lanit.data.splits import NEEDED, SPLITS
 from lanit.data.table import Table, TableOptions
 
 

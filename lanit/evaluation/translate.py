@@ -98,7 +98,7 @@ def translate_test_images(arguments: argparse.Namespace) -> None:
     record = read_run(arguments.run_folder)
     split = options.protocol.split
     known, truth, keys = read_split_truth(arguments.manifest, split)
-    class_columns(known, options.classes)
+    classes = [known[column] for column in class_columns(known, options.classes)]
     device = choose_device(arguments.device)
     extractor = load_extractor(parse(FeatureOptions, options.features, "translate.features"), device)
     method = load_method(arguments.run_folder, device)
@@ -108,21 +108,21 @@ def translate_test_images(arguments: argparse.Namespace) -> None:
             raise LanitError(f"{record['method']} takes styles by pseudo labels; give their folder with --labels")
         labels, unlabelled = style_labels(method, arguments.labels, split, keys, record["domains"])
 
-    pairs = draw_pairs(truth, known, options.classes, options.protocol)
+    pairs = draw_pairs(truth, known, classes, options.protocol)
     translator = Translator(method, ImageStore(arguments.manifest, split), labels, options.batch, device)
-    arrays = translate_pairs(translator, pairs, extractor, options.save_images, options.classes, keys)
+    arrays = translate_pairs(translator, pairs, extractor, options.save_images, classes, keys)
     if unlabelled is not None:
         arrays["unlabelled"] = unlabelled[pairs.reference]
     metadata = {
         "protocol": asdict(options.protocol),
-        "classes": options.classes,
+        "classes": classes,
         "features": extractor.name,
         "judged": extractor.classes,
         "config": record["config"],
     }
-    rows = draw_picture_rows(truth, known, options.classes, options.picture_sources, options.protocol.seed)
+    rows = draw_picture_rows(truth, known, classes, options.picture_sources, options.protocol.seed)
     names = domain_names(record["domains"], method.needs_labels)
-    write_pictures(arguments.pictures, translator, *rows, options.classes, names, options.protocol.seed)
+    write_pictures(arguments.pictures, translator, *rows, classes, names, options.protocol.seed)
     write_tensors(arguments.output, arrays, metadata)
     made = f"{len(pairs.source)} translations by {record['method']} with {len(record['domains'])} domains"
     print(f"{made}, {extractor.name} features")

@@ -14,7 +14,7 @@ rule plan_shards:
     message:
         "{wildcards.dataset}: list the images and assign splits and shards"
     shell:
-        "python -m lanit shard plan --options {params.options:q} --output {output:q} &> {log:q}"
+        "python -m lanit shard plan --options {params.options:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule write_shard:
@@ -54,4 +54,4 @@ rule index_shards:
         "{wildcards.dataset}: gather the manifest"
     shell:
         "python -m lanit shard index --plan {input.plan:q} --indices {input.indices:q} --manifest {output.manifest:q} "
-        "--quarantine {output.quarantine:q} --card {output.card:q} &> {log:q}"
+        "--quarantine {output.quarantine:q} --card {output.card:q} 2>&1 | tee {log:q}"
