@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -67,6 +68,16 @@ def keys_of(names: list[str]) -> list[str]:
             raise LanitError(f"{shown(first[key])} and {shown(name)} have one key by chance; rename one of them")
         first[key] = name
     return keys
+
+
+def count_classes(splits: Sequence[str], truth: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return split → class → how many images show it, the splits in the manifest's order."""
+    of = np.array(splits)
+    return {
+        split: dict(zip(classes, truth[of == split].sum(axis=0).tolist(), strict=True))
+        for split in SPLITS
+        if split in splits
+    }
 
 
 def check_listing(listing: Listing) -> None:

@@ -1,6 +1,6 @@
 """The shard stage.
 
-    lanit shard plan  --options JSON --output plan.parquet
+    lanit shard plan  --options JSON [--scored JSON] --output plan.parquet
     lanit shard write --plan plan.parquet --options JSON --split S --shard I --output S-I.tar --index S-I.parquet
     lanit shard index --plan plan.parquet --indices *.parquet --manifest M.parquet --quarantine Q.csv --card C.json
 
@@ -24,6 +24,8 @@ from lanit.config import LanitError, digest, parse, read_options
 
 if TYPE_CHECKING:
     import pyarrow
+
+    from lanit.data.scored import Scored
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step = steps.add_parser("plan", help="list the source's images, assign split and shard, check names and classes")
     step.add_argument("--options", required=True, help="JSON, or the path of a JSON or YAML file")
     step.add_argument("--output", required=True, type=Path, help="plan.parquet")
-    step.set_defaults(run=lambda a: plan(_options(a.options), a.output))
+    _add_scored(step)
+    step.set_defaults(run=lambda a: plan(_options(a.options), a.output, _scored(a.scored)))
 
     step = steps.add_parser("write", help="write one shard and the places of its images")
     step.add_argument("--plan", required=True, type=Path)
@@ -79,21 +82,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--manifest", required=True, type=Path)
     step.add_argument("--quarantine", required=True, type=Path, help="damaged images and why, CSV")
     step.add_argument("--card", required=True, type=Path, help="dataset.json")
-    step.set_defaults(run=lambda a: index(a.plan, a.indices, a.manifest, a.quarantine, a.card))
+    _add_scored(step)
+    step.set_defaults(run=lambda a: index(a.plan, a.indices, a.manifest, a.quarantine, a.card, _scored(a.scored)))
 
 
-def plan(options: ShardOptions, output: Path) -> None:
+def plan(options: ShardOptions, output: Path, scored: Scored | None = None) -> None:
     """Write which image goes into which shard: key, split, shard, name, truth per class.
 
     Where a name is no text, `path` holds the bytes of all. What the source holds and was not taken as it is, is told on
     stderr.
 
     Raises:
-        LanitError: whatever is wrong with the source that shows without reading pixels.
+        LanitError: whatever is wrong with the source that shows without reading pixels, and what it lacks of what is to
+            be scored.
     """
-    from lanit.data.listing import check_listing, key_of, keys_of
+    from lanit.data.listing import check_listing, count_classes, key_of, keys_of
     from lanit.data.manifest import TRUTH, write_table
     from lanit.data.names import is_text, shown, to_bytes
+    from lanit.data.scored import check_pairs, check_scored
     from lanit.data.sources import open_source
     from lanit.data.splits import SPLITS
 
@@ -103,6 +109,9 @@ def plan(options: ShardOptions, output: Path) -> None:
     check_listing(listing)
     splits = [split for split in SPLITS if split in listing.splits]
     _check_shards(options.shards, Counter(listing.splits), splits)
+    if scored is not None:
+        check_scored(scored, count_classes(listing.splits, listing.truth, listing.classes), options.source)
+        check_pairs(scored, listing.truth[[split == scored.split for split in listing.splits]], listing.classes)
 
     # The key is a digest, so its order is a shuffle that mixes the classes, the same on every machine.
     order, shards = [], []
@@ -188,16 +197,20 @@ def write(plan: Path, options: ShardOptions, split: str, shard: int, output: Pat
     write_table(noted, index, metadata={"digest": digest(options), "split": split, "shard": shard})
 
 
-def index(plan: Path, indices: list[Path], manifest: Path, quarantine: Path, card: Path) -> None:
+def index(
+    plan: Path, indices: list[Path], manifest: Path, quarantine: Path, card: Path, scored: Scored | None = None
+) -> None:
     """Write the manifest, the list of damaged images (split, name, reason) and the dataset's card.
 
     Raises:
         LanitError: indices are missing or of another plan; too many images are damaged (the list survives); or the
-            damage leaves a shard or a class without an image.
+            damage leaves a shard or a class without an image, or too few of what is to be scored.
     """
     import numpy as np
 
+    from lanit.data.listing import count_classes
     from lanit.data.manifest import TRUTH, DatasetCard, SplitCard, read_metadata, read_table, write_card, write_table
+    from lanit.data.scored import check_pairs, check_scored
 
     metadata = read_metadata(plan)
     rows = read_table(plan)
@@ -217,8 +230,12 @@ def index(plan: Path, indices: list[Path], manifest: Path, quarantine: Path, car
     places = {column: [v for v, good in zip(notes[column], usable) if good] for column in ("offset", "size", "sha256")}
     _check_classes(kept, metadata["classes"], quarantine)
     truth = {TRUTH + name: kept[TRUTH + name] for name in metadata["classes"]}
-    shown = [bytes(row) for row in np.stack([column.to_numpy() for column in truth.values()], axis=1)]
-    said = _find_copies(kept["name"].to_pylist(), kept["split"].to_pylist(), places["sha256"], shown)
+    shows = np.stack([column.to_numpy() for column in truth.values()], axis=1)
+    counts = count_classes(kept["split"].to_pylist(), shows, metadata["classes"])
+    if scored is not None:
+        check_scored(scored, counts, metadata["source"])
+        check_pairs(scored, shows[[split == scored.split for split in kept["split"].to_pylist()]], metadata["classes"])
+    said = _find_copies(kept["name"].to_pylist(), kept["split"].to_pylist(), places["sha256"], list(map(bytes, shows)))
     if listed:
         said.append(
             f"{len(listed):,} of {len(rows):,} images are damaged and left out; {quarantine} lists them with reasons"
@@ -228,23 +245,36 @@ def index(plan: Path, indices: list[Path], manifest: Path, quarantine: Path, car
     write_table(
         {**{name: kept[name] for name in ("key", "split", "shard")}, **places, **truth, "name": kept["name"]}, manifest
     )
-    counts = Counter(kept["split"].to_pylist())
+    images = Counter(kept["split"].to_pylist())
     write_card(
         DatasetCard(
             size=metadata["size"],
             classes=tuple(metadata["classes"]),
             exclusive=metadata["exclusive"],
-            splits={split: SplitCard(counts[split], metadata["shards"][split]) for split in dict.fromkeys(splits)},
+            splits={split: SplitCard(images[split], metadata["shards"][split]) for split in dict.fromkeys(splits)},
             resize=metadata["resize"],
             quarantined=len(damaged),
             name=metadata["name"],
+            counts=counts,
+            options=metadata["digest"],
         ),
         card,
     )
 
 
+def _add_scored(step: argparse.ArgumentParser) -> None:
+    text = "what will be scored, to be told at once that it cannot be: {classes, k, split}, JSON or the path of a file"
+    step.add_argument("--scored", help=text)
+
+
 def _options(text: str) -> ShardOptions:
     return parse(ShardOptions, read_options(text))
+
+
+def _scored(text: str | None) -> Scored | None:
+    from lanit.data.scored import parse_scored
+
+    return None if text is None else parse_scored(read_options(text))
 
 
 def _check_shards(shards: dict[str, int], images: Counter, splits: list[str]) -> None:

@@ -37,7 +37,8 @@ def mine(**source) -> dict:
         "features": "none",
     }
     features = {"none": {"kind": "inception", "weights": None}}
-    return {"datasets": ["mine"], "dataset": {"mine": dataset}, "domains": [2], "features": features}
+    overlay = {"datasets": ["mine"], "dataset": {"mine": dataset}, "domains": [2], "features": features}
+    return overlay | {"evaluate": {"k": 2}}
 
 
 def test_what_is_to_be_said_of_the_images_is_on_the_terminal_once_though_all_went_well(snakemake, animals, tmp_path):
@@ -51,3 +52,23 @@ def test_what_is_to_be_said_of_the_images_is_on_the_terminal_once_though_all_wen
     ):
         assert result.stdout.count(sentence) == 1 and (logs / log).read_text().count(sentence) == 1
     assert read_card(tmp_path / "results" / "mine" / "dataset.json").splits["test"].images == 6
+
+
+def test_what_cannot_be_scored_is_said_before_anything_else_runs(snakemake, animals, tmp_path):
+    """By the plan where the images are new; where they are known, before a job starts."""
+    target = "results/mine/manifest.parquet"
+    for overlay, sentence in (
+        ({"dataset": {"mine": {"classes": ["cat", "dgo"]}}}, "'dgo' is none of the source's; did you mean 'dog'?"),
+        ({"evaluate": {"k": 5}}, "raise source.test_last to 6, or lower evaluate.k to 2"),
+    ):
+        result = snakemake("--cores", "2", target, overlays=[mine(), overlay])
+        assert result.returncode != 0 and sentence in result.stdout
+        assert not list((tmp_path / "results").rglob("*.parquet")) + list((tmp_path / "results").rglob("*.tar"))
+    assert snakemake("--cores", "2", target, overlays=[mine()]).returncode == 0
+    result = snakemake("--dry-run", overlays=[mine(), {"evaluate": {"k": 5}}])
+    assert "configuration: dataset.mine cannot be scored: the test split has 3 images of 'cat'" in result.stdout
+    result = snakemake("--dry-run", target, overlays=[mine(), {"evaluate": {"k": 1}}])
+    assert "Nothing to be done" in result.stdout, "another k makes no shard anew"
+    more = {"dataset": {"mine": {"source": {"test_last": 6}}}, "evaluate": {"k": 5}}
+    result = snakemake("--dry-run", target, overlays=[mine(), more])
+    assert result.returncode == 0 and "plan_shards" in result.stdout, "advice that was followed is not refused again"
