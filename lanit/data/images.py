@@ -90,16 +90,18 @@ def resize_to_square(image: Image.Image, size: int) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return an image of any mode as RGB: upright, deep grey scaled to 8 bits, transparency composited on white.
 
+    The image itself may be changed.
+
     Raises:
         DamagedImage: values of grey that are of no known range.
     """
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)  # each copy of a large photo would be a third of a gigabyte
     if image.mode == "F" or image.mode.startswith("I"):  # convert() would clip at 255 instead of scaling
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def encode_png(array: np.ndarray) -> bytes:
