@@ -27,12 +27,13 @@ import yaml
 from safetensors.torch import save_file
 
 from lanit.config import parse
-from lanit.data.draws import Draws
+from lanit.data.rng import BatchRng
 from lanit.language.clip import ClipOptions, find_model
-from lanit.language.embeddings import TextsOptions, embed_texts
+from lanit.language.clip_features import TextsOptions, embed_texts
 from lanit.language.prompts import base_features, text_features
-from lanit.methods.lanit import Lanit, LanitOptions
+from lanit.methods.lanit import Lanit
 from lanit.methods.protocol import Batch, Update
+from lanit.settings.lanit import LanitOptions
 from lanit.training.averaging import average
 from lanit.training.step import take_step
 
@@ -135,7 +136,7 @@ class Bench:
 
     def make(self, folder: Path, compiled: bool) -> Lanit:
         torch.manual_seed(0)
-        method = Lanit(parse(LanitOptions, self.settings), self.size, self.domains, self.language, folder, self.device)
+        method = Lanit(parse(LanitOptions, self.settings), self.size, self.domains, self.device, self.language, folder)
         if compiled:
             method.compile()
         return method
@@ -144,8 +145,8 @@ class Bench:
         """Take one step as a training does, with a clock about each part."""
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        draws = Draws(0, step, 0, self.count, self.count, self.device)
-        part = Batch(*self.images, *self.labels, self.labels[1].sum(), 1.0, draws, step, case.progress)
+        rng = BatchRng(0, step, 0, self.count, self.count, self.device)
+        part = Batch(*self.images, *self.labels, self.labels[1].sum(), 1.0, rng, step, case.progress)
         clock = Clock(self.device)
         if not case.cached:
             self.recompute(method)

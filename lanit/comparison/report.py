@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from importlib import resources
 
 from lanit import __version__
+from lanit.comparison.inputs import Score, by_setting, dataset_name, features_name, protocol_name, reading_rank
 from lanit.comparison.render import Table
-from lanit.comparison.scores import Score, by_setting, dataset_name, features_name, protocol_name, reading_rank
 
 WIDEST = 1600  # pixels of an embedded picture
 PLOT_SCALE = 0.575  # of a plot's pixels: two narrow plots fill a line, and all plots have letters of one size

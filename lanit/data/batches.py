@@ -7,7 +7,7 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +19,7 @@ from lanit.config import LanitError
 from lanit.data.descriptors import Descriptors
 from lanit.data.images import decode_png
 from lanit.data.manifest import read_places
-from lanit.data.shards import shard_path
+from lanit.data.tars import shard_path
 
 T = TypeVar("T")
 
@@ -142,7 +142,27 @@ def sample_indices(pool_size: int, seed: int, step: int, batch: int, role: str) 
     return chosen
 
 
-def prefetch(load: Callable[[int], T], steps: Iterable[int], depth: int = 2) -> Iterator[T]:
+def balanced_indices(
+    members: Sequence[np.ndarray], seed: int, step: int, batch: int, role: str, domains: np.ndarray | None = None
+) -> np.ndarray:
+    """Return which images the batch of a step holds, drawn evenly over domains and with replacement: int64 (batch,).
+
+    The expectation of StarGAN v2's weighted sampler, as a pure function of its arguments: see `sample_indices`.
+
+    Args:
+        members: rows of the images of each domain, none empty.
+        seed, step, batch, role: as in `sample_indices`.
+        domains: index into `members` for each place (batch,), where it is not to be drawn.
+    """
+    words = hashlib.sha256(f"{seed} {step} {role} balanced".encode()).digest()
+    raw = np.random.Philox(key=int.from_bytes(words[:16], "little")).random_raw(2 * batch).reshape(2, batch)
+    uniform = (raw >> np.uint64(11)) * 2.0**-53  # [0, 1), by the raw stream, which numpy keeps the same
+    if domains is None:
+        domains = (uniform[0] * len(members)).astype(np.int64)
+    return np.array([members[n][int(u * len(members[n]))] for n, u in zip(domains, uniform[1])], np.int64)
+
+
+def prefetch(load: Callable[[int], T], steps: Iterable[int], depth: int = 2) -> Generator[T, None, None]:
     """Yield `load(step)` for each step in order, loading up to `depth` steps ahead in a background thread.
 
     An error of `load` is raised here, at its step. Closing the iterator ends the thread.

@@ -61,7 +61,7 @@ class Folders:
             self.rule.check_takes_test()
         self.directories = given or {"": options.root}
 
-    def list(self) -> Listing:
+    def listing(self) -> Listing:
         _check_apart(self.directories)
         found = {split: _list_classes(directory, split) for split, directory in self.directories.items()}
         if "" in found:

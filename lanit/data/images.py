@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageFile, ImageOps, features
 
 from lanit.config import LanitError
 
@@ -48,7 +48,8 @@ def describe_resize(size: int) -> str:
 @functools.cache
 def readable() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the suffixes of files that are read here, and Pillow's names of their formats."""
-    suffixes, formats = SUFFIXES, FORMATS
+    suffixes: tuple[str, ...] = SUFFIXES
+    formats: tuple[str, ...] = FORMATS
     if features.check("avif"):
         suffixes, formats = suffixes + AVIF, (*formats, "AVIF")
     if importlib.util.find_spec("pillow_heif") is not None:
@@ -144,18 +145,18 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
     with warnings.catch_warnings(), _without_pillows_limit():
         warnings.simplefilter("ignore")
         try:
-            image = _open(data)
+            file = _open(data)
         except DECODING_ERRORS:
             raise DamagedImage(_what_it_is(data)) from None
-        if image.width * image.height > max_pixels:
+        if file.width * file.height > max_pixels:
             raise DamagedImage(
-                f"{image.width}x{image.height} pixels, more than source.max_pixels = {max_pixels}; raise it if the "
+                f"{file.width}x{file.height} pixels, more than source.max_pixels = {max_pixels}; raise it if the "
                 f"picture is honest"
             )
-        deep = not image.mode.startswith("I") and ";16" in str([tile[3] for tile in image.tile])
+        deep = not file.mode.startswith("I") and ";16" in str([tile[3] for tile in file.tile])
         try:
-            image.load()
-            image = to_rgb(image)
+            file.load()
+            image = to_rgb(file)
         except DECODING_ERRORS as error:
             raise DamagedImage(f"damaged: {' '.join(str(error).split())}") from None
         if deep and 0 < np.asarray(image).max() < 16:  # Pillow keeps the upper 8 bits of colours alone
@@ -163,7 +164,7 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
         return image
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(data: bytes) -> ImageFile.ImageFile:
     formats = readable()[1]
     if "HEIF" in formats and data[4:8] == b"ftyp":
         import pillow_heif

@@ -39,7 +39,7 @@ class Listing:
 class Source(Protocol):
     """Where images come from."""
 
-    def list(self) -> Listing:
+    def listing(self) -> Listing:
         """Return what there is, without reading pixels."""
 
     def read(self, name: str, size: int) -> np.ndarray:

@@ -104,7 +104,7 @@ def plan(options: ShardOptions, output: Path, scored: Scored | None = None) -> N
     from lanit.data.splits import SPLITS
 
     source = open_source(options.source)
-    listing = source.list()
+    listing = source.listing()
     keys = keys_of(listing.names)
     check_listing(listing)
     splits = [split for split in SPLITS if split in listing.splits]
@@ -161,8 +161,8 @@ def write(plan: Path, options: ShardOptions, split: str, shard: int, output: Pat
 
     from lanit.data.images import DamagedImage, encode_png
     from lanit.data.manifest import read_metadata, read_schema, read_table, write_table
-    from lanit.data.shards import write_shard
     from lanit.data.sources import open_source
+    from lanit.data.tars import write_shard
 
     if read_metadata(plan)["digest"] != digest(options):
         raise LanitError(f"{plan} was made with other options; run shard plan again with these")

@@ -71,7 +71,7 @@ class Faces:
         if not 0 < options.probability < 1:
             raise LanitError(f"source.probability must lie between 0 and 1, not {options.probability}")
 
-    def list(self) -> Listing:
+    def listing(self) -> Listing:
         splits = [split for split in SPLITS if split in self._draws]
         return Listing(
             splits=[split for split in splits for _ in range(self._draws[split].images)],

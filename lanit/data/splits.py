@@ -16,7 +16,7 @@ from lanit.data.names import shown, stem, to_bytes
 SPLITS = ("train", "val", "test", "pretrain")  # in the order of the manifest
 NEEDED = ("train", "test")  # the others are there where a source has them
 # Suffixes that do not count in a name: a picture saved anew in another kind keeps its split and its key.
-FORGOTTEN = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+FORGOTTEN: tuple[str, ...] = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 FORGOTTEN += (".avif", ".heic", ".heif", ".hif")
 FEW = 6  # images of a class in a split, from which on chance decides: what the default k = 5 can score
 

@@ -64,7 +64,7 @@ class Table:
         self.options = options
         self.rule = SplitRule(options.test_last, options.test_share, options.pretrain_share, options.val_share)
 
-    def list(self) -> Listing:
+    def listing(self) -> Listing:
         folder, options = self.options.images, self.options
         if not folder.is_dir():
             raise LanitError(f"no folder at {folder}: put the images that {options.table} lists ({KINDS}) there")
@@ -78,8 +78,8 @@ class Table:
         files = _Files(list_images(folder, left_out))
         found = files.find_all(sheet)
         notes = [*self._check_missing(sheet, found), *files.notes(sheet, found, folder), *left_out.notes(folder)]
-        rows = sorted((i for i, name in enumerate(found) if name is not None), key=lambda i: found[i])
-        names, truth = [found[i] for i in rows], truth[rows]
+        there = sorted((file, i) for i, file in enumerate(found) if file is not None)
+        names, truth = [file for file, _ in there], truth[[i for _, i in there]]
         groups = self._read(sheets, GROUP, files, names, columns)
         given = self._read(sheets, SPLIT, files, names, columns)
         splits, said = self._split(names, truth, given, groups)
@@ -136,11 +136,11 @@ class Table:
             (a, first), (b, second) = columns[:2]
             raise LanitError(f"{a.path} has the column {first!r} and {b.path} the column {second!r}; give one of them")
         ((sheet, column),) = columns
-        values = zip(files.find_all(sheet), sheet.column(column), sheet.lines)
+        values = sheet.column(column)
         if known is SPLIT:
-            values = ((file, _split(sheet, column, value, line), line) for file, value, line in values)
+            values = [_split(sheet, column, value, line) for value, line in zip(values, sheet.lines)]
         wanted = set(names)
-        return {file: value for file, value, _ in values if file in wanted and value}
+        return {file: value for file, value in zip(files.find_all(sheet), values) if file in wanted and file and value}
 
     def _split(
         self, names: list[str], truth: NDArray[np.bool_], given: dict[str, str] | None, groups: dict[str, str] | None

@@ -13,8 +13,8 @@ from lanit.data.images import READ_WITH, is_image_name
 from lanit.data.names import from_disk, shown
 
 # Folders that desktops, network drives and notebooks make; those whose name begins with a point are hidden besides.
-SYSTEM_FOLDERS = ("@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found")
-SYSTEM_FOLDERS += ("__macosx", "__pycache__")
+SYSTEM_FOLDERS = {"@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"}
+SYSTEM_FOLDERS |= {"__macosx", "__pycache__"}
 
 
 @dataclass

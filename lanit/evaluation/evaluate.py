@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from lanit.config import LanitError, parse, read_options
 from lanit.evaluation.protocols import Protocol
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from lanit.evaluation.records import read_run, read_split_truth
 
 BATCH = 64  # images that an extractor sees at once
 
@@ -42,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scores.add_argument("--real", required=True, type=Path, help="features of the protocol's split")
     scores.add_argument("--run", dest="run_folder", required=True, type=Path, help="folder of the run")
     scores.add_argument("--options", default="{}", help="JSON, or the path of a JSON or YAML file")
-    scores.add_argument("--track", type=Path, help="store record of `lanit track`; without it nothing goes to MLflow")
+    scores.add_argument("--track", help="MLflow's store: {uri, sweep} as JSON or a file; without it nothing goes there")
     scores.add_argument("--pictures", type=Path, nargs="*", default=[], help="files to hand to MLflow with the scores")
     scores.set_defaults(run=run_scores)
 
@@ -151,36 +148,10 @@ def run_scores(arguments: argparse.Namespace) -> None:
     if arguments.track is not None:
         from lanit.tracking import log_scores
 
-        log_scores(arguments.track, arguments.run_folder, scores, arguments.pictures)
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """Return what run.json tells of a finished training.
-
-    Raises:
-        LanitError: it is missing, or lacks what scores are stored with.
-    """
-    path = Path(folder) / "run.json"
-    try:
-        record = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise LanitError(f"no run.json in {folder}; give the folder of a finished training") from None
-    except ValueError:
-        raise LanitError(f"{path} is not valid JSON; train the run again") from None
-    needed = ("dataset", "method", "domains", "seed", "images_seen", "train_seconds", "code", "config")
-    missing = [key for key in needed if key not in record]
-    if missing:
-        raise LanitError(f"{path} lacks {', '.join(missing)}; train the run again")
-    return record
-
-
-def read_split_truth(manifest: Path, split: str) -> tuple[list[str], NDArray[np.bool_], list[str]]:
-    """Return the names of the C classes, the truth (n, C) of a split and its keys, in the manifest's order."""
-    from lanit.data.manifest import read_truth
-
-    truth = read_truth(manifest, split)
-    values = truth.drop(columns="key")
-    return list(values.columns), values.to_numpy(bool), list(truth["key"])
+        try:
+            log_scores(arguments.track, arguments.run_folder, scores, arguments.pictures)
+        except LanitError as error:  # scores that were hours in the making are not lost to it
+            print(f"warning: the scores are in {arguments.output}, and not in MLflow: {error}", file=sys.stderr)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:

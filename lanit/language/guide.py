@@ -14,8 +14,8 @@ import numpy as np
 
 from lanit.config import LanitError, parse
 from lanit.files import whole, write_whole
-from lanit.language import labels
-from lanit.language.labels import LabellerOptions
+from lanit.language import pseudo_labels
+from lanit.language.pseudo_labels import LabellerOptions
 
 if TYPE_CHECKING:  # a trained run is read without CLIP
     import torch
@@ -58,9 +58,9 @@ class Guide:
         from lanit.language.clip import ClipOptions, load_clip
         from lanit.language.learned import Prompts
 
-        labels.check_labeller(options.labeller, len(domains))
+        pseudo_labels.check_labeller(options.labeller, len(domains))
         path = Path(labels_folder) / "texts.safetensors"
-        texts = labels.choose(labels.read_texts(path), domains)
+        texts = pseudo_labels.choose(pseudo_labels.read_texts(path), domains)
         self.options = options
         self.clip = load_clip(parse(ClipOptions, options.clip, "language.clip"), device)
         self.texts = torch.from_numpy(np.concatenate([texts.domains, texts.base[None]])).to(device)
@@ -90,7 +90,7 @@ class Guide:
     def label(self, embeddings: Tensor, texts: Tensor) -> np.ndarray:
         """Return labels (M, N) bool of image embeddings (M, k), by the labeller, as the label stage computes them."""
         rows, features = embeddings.float().cpu().numpy(), texts.detach().float().cpu().numpy()
-        return labels.label(self.options.labeller, rows @ features[:-1].T, rows @ features[-1])
+        return pseudo_labels.label(self.options.labeller, rows @ features[:-1].T, rows @ features[-1])
 
 
 def write_language(
@@ -115,7 +115,9 @@ def write_language(
         changes: of the labels (see `label_changes`), where prompts learned.
     """
     folder, features = Path(folder), texts.detach().float().cpu().numpy()
-    labels.write_texts(labels.Texts(tuple(domains), features[:-1], features[-1]), folder / "texts.safetensors")
+    pseudo_labels.write_texts(
+        pseudo_labels.Texts(tuple(domains), features[:-1], features[-1]), folder / "texts.safetensors"
+    )
     if prompts is not None:
         told = {"templates": prompts.describe(), "labels": changes}
         write_whole(folder / "prompts.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")

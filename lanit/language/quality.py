@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lanit.data.names import nfc
-from lanit.language.labels import Labels
+from lanit.language.pseudo_labels import Labels
 
 
 def describe(labels: Labels) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import subprocess
 import pytest
 from made_up_sweep import score, write_quality, write_run
 
+from lanit.comparison.inputs import by_setting, read_published, read_qualities, read_scores, variant_name
 from lanit.comparison.render import Column, Part, Table, escape_latex, text, to_latex, to_markdown
-from lanit.comparison.scores import by_setting, read_published, read_qualities, read_scores, variant_name
 from lanit.comparison.tables import (
     comparison_csv,
     comparison_tables,

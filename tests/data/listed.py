@@ -7,7 +7,7 @@ from lanit.data.sources import open_source
 
 
 def listing(**source) -> Listing:
-    found = open_source(source).list()
+    found = open_source(source).listing()
     keys_of(found.names)
     check_listing(found)
     return found

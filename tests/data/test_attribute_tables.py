@@ -315,7 +315,7 @@ def test_real_faces_come_into_the_splits_of_their_partition(tmp_path):
     with tarfile.open(REAL / "val.tar.gz") as archive:
         archive.extractall(tmp_path / "images", filter="data")
     given = {"table": str(REAL / "attributes.csv"), "partition": str(REAL / "partition.csv"), "allow_missing": True}
-    found = open_source({"kind": "table", "images": str(tmp_path / "images"), **given}).list()
+    found = open_source({"kind": "table", "images": str(tmp_path / "images"), **given}).listing()
     assert Counter(found.splits) == {"val": 1500} and len(found.classes) == 40
     assert int(found.truth[:, found.classes.index("bangs")].sum()) == 200
     identities = read_sheet(REAL / "partition.csv", "").column("identity")

@@ -14,9 +14,9 @@ import torch
 from lanit.config import LanitError
 from lanit.data.augment import augment
 from lanit.data.batches import ImageStore, prefetch, sample_indices
-from lanit.data.draws import Draws
 from lanit.data.manifest import read_manifest
-from lanit.data.shards import stream
+from lanit.data.rng import BatchRng
+from lanit.data.tars import stream
 
 
 @pytest.fixture(scope="module")
@@ -181,18 +181,18 @@ def test_closing_ends_the_thread():
 # Augmentation
 
 
-def draws(count: int, seed: int = 0) -> Draws:
-    return Draws(seed, 0, 0, count, count)
+def rng(count: int, seed: int = 0) -> BatchRng:
+    return BatchRng(seed, 0, 0, count, count)
 
 
 def test_augmentation_without_crop_and_flip_changes_nothing():
     images = torch.rand(4, 3, 8, 8)
-    assert torch.equal(augment(images, draws(4), crop=False, flip=False), images)
+    assert torch.equal(augment(images, rng(4), crop=False, flip=False), images)
 
 
 def test_flip_mirrors_about_half_of_the_images():
     images = torch.rand(400, 3, 4, 4)
-    flipped = augment(images, draws(400), crop=False, flip=True)
+    flipped = augment(images, rng(400), crop=False, flip=True)
     mirrored = (flipped == images.flip(3)).flatten(1).all(1)
     assert (mirrored | (flipped == images).flatten(1).all(1)).all()
     assert 150 < mirrored.sum() < 250
@@ -202,7 +202,7 @@ def test_crop_keeps_80_to_100_percent_of_about_half_of_the_images():
     side = torch.linspace(-1, 1, 65)[:-1] + 1 / 64  # each pixel holds its own coordinates
     y, x = torch.meshgrid(side, side, indexing="ij")
     images = torch.stack([x, y, torch.zeros_like(x)]).expand(400, 3, 64, 64)
-    cropped = augment(images, draws(400), crop=True, flip=False)
+    cropped = augment(images, rng(400), crop=True, flip=False)
     changed = (cropped != images).flatten(1).any(1)
     assert 150 < changed.sum() < 250
     middle = cropped[changed][:, :, 16:48, 16:48]  # away from the border, where coordinates stop
@@ -217,8 +217,8 @@ def test_crop_keeps_80_to_100_percent_of_about_half_of_the_images():
 
 def test_augmentation_is_a_function_of_the_draws_and_of_an_images_place_in_the_whole_batch():
     images = torch.rand(8, 3, 16, 16)
-    first = augment(images, draws(8, seed=3), crop=True, flip=True)
-    assert torch.equal(first, augment(images, draws(8, seed=3), crop=True, flip=True))
-    assert not torch.equal(first, augment(images, draws(8, seed=4), crop=True, flip=True))
-    parts = [augment(images[i : i + 4], Draws(3, 0, i, 4, 8), crop=True, flip=True) for i in (0, 4)]
+    first = augment(images, rng(8, seed=3), crop=True, flip=True)
+    assert torch.equal(first, augment(images, rng(8, seed=3), crop=True, flip=True))
+    assert not torch.equal(first, augment(images, rng(8, seed=4), crop=True, flip=True))
+    parts = [augment(images[i : i + 4], BatchRng(3, 0, i, 4, 8), crop=True, flip=True) for i in (0, 4)]
     torch.testing.assert_close(torch.cat(parts), first)

@@ -113,7 +113,7 @@ import numpy as np
 from lanit.data.batches import ImageStore
 from lanit.data.images import encode_png
 from lanit.data.manifest import write_table
-from lanit.data.shards import shard_path, write_shard
+from lanit.data.tars import shard_path, write_shard
 
 manifest = Path(sys.argv[1]) / "manifest.parquet"
 columns = {name: [] for name in ("key", "split", "shard", "offset", "size", "sha256")}

@@ -21,8 +21,8 @@ from lanit.config import LanitError
 from lanit.data.listing import key_of, keys_of
 from lanit.data.manifest import read_manifest, read_table, read_truth
 from lanit.data.names import shown
-from lanit.data.shards import stream
 from lanit.data.sources import open_source
+from lanit.data.tars import stream
 
 ODD = [
     "Screenshot 2024-05-01 at 9.41.05\u202fPM.png",  # macOS
@@ -82,7 +82,7 @@ def test_a_name_is_the_same_in_every_locale(save, tmp_path):
     code = (
         "import sys, json; print(sys.getfilesystemencoding(), file=sys.stderr);"
         "from lanit.data.sources import open_source; from lanit.data.listing import keys_of;"
-        "s = open_source({'kind': 'folders', 'root': sys.argv[1], 'test_share': 0.5}); l = s.list();"
+        "s = open_source({'kind': 'folders', 'root': sys.argv[1], 'test_share': 0.5}); l = s.listing();"
         "[s.read(n, 8) for n in l.names]; print(json.dumps([keys_of(l.names), l.splits, l.names]))"
     )
     said = []

@@ -19,7 +19,7 @@ from lanit.config import LanitError, parse
 from lanit.data import shard
 from lanit.data.listing import key_of
 from lanit.data.manifest import COLUMNS, read_card, read_manifest, read_table, read_truth
-from lanit.data.shards import stream
+from lanit.data.tars import stream
 
 CIFAR = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "cifar10" / "test.tar.gz"
 REASON = "not a JPEG, PNG, WebP, TIFF, BMP or GIF image, or its header is damaged"

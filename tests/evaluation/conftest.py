@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from made_up import CLASSES
 
+from lanit import catalogue
 from lanit.cli import main
 from lanit.config import parse
+from lanit.methods.protocol import LabelledMethod
 
 
 @pytest.fixture(scope="session")
@@ -60,6 +62,9 @@ def make_run(tmp_path, monkeypatch):
             "train_seconds": 12.5, "code": "abc1234", "config": "0123456789ab",
         }  # fmt: skip
         (folder / "run.json").write_text(json.dumps(record | changes))
+        supervision = "text" if isinstance(method, LabelledMethod) else "none"
+        entry = catalogue.Entry("made-up", "Made up", supervision, module="", settings="")
+        monkeypatch.setitem(catalogue.METHODS, "made-up", entry)
         monkeypatch.setattr("lanit.methods.load_method", lambda run, device: method, raising=False)
         return folder
 

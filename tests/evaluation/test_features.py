@@ -9,7 +9,8 @@ from torch import nn
 
 from lanit.config import LanitError, parse
 from lanit.evaluation.features import FeatureOptions, load_extractor
-from lanit.evaluation.judge import Judge, JudgeOptions, save_judge
+from lanit.evaluation.judge import JudgeOptions, save_judge
+from lanit.networks.judge import Judge
 
 
 class SmallInception(nn.Module):

@@ -15,7 +15,7 @@ from lanit.evaluation.features import FeatureOptions, load_extractor
 from lanit.evaluation.protocols import Pairs
 from lanit.evaluation.translate import Translator, style_labels, translate_pairs
 from lanit.files import read_tensors, write_tensors
-from lanit.language.labels import Labels, adaptive, write_labels
+from lanit.language.pseudo_labels import Labels, adaptive, write_labels
 
 
 def read(run):
@@ -38,7 +38,7 @@ def labels(tmp_path, manifest):
 class Labelled(Perfect):
     """Paints the mean colour of a reference's labels, and remembers what it was asked."""
 
-    needs_labels = True
+    balanced, references = False, 1
 
     def __init__(self):
         self.asked = []
@@ -47,7 +47,7 @@ class Labelled(Perfect):
         self.asked.append((references, labels))
         return labels
 
-    def cover(self, labels):
+    def extend_labels(self, labels):
         return labels
 
     def latent_style(self, labels, generator):
@@ -143,7 +143,7 @@ def test_labels_of_other_images_or_domains_are_an_error(make_run, translate, lab
 class Slack(Labelled):
     """Has a domain of its own for images in no other."""
 
-    def cover(self, labels):
+    def extend_labels(self, labels):
         return np.concatenate([labels, ~labels.any(axis=1, keepdims=True)], axis=1)
 
 

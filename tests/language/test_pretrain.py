@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from lanit.cli import main
 from lanit.config import LanitError
 from lanit.language.clip import ClipOptions, load_clip
-from lanit.language.labels import adaptive
 from lanit.language.pretrain import PretrainOptions, Tokens, augment, draw_names, info_nce, pretrain, train_towers
 from lanit.language.prompts import base_features, fill, text_features
+from lanit.language.pseudo_labels import adaptive
 
 CONFIG = Path(__file__).resolve().parents[2] / "workflow" / "configs" / "clip-faces.json"
 

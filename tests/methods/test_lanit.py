@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from steps import take_step_without_waiting
 
 from lanit.config import LanitError, parse
-from lanit.data.draws import Draws
+from lanit.data.rng import BatchRng
 from lanit.methods import create_method, losses
-from lanit.methods.lanit import Lanit, LanitOptions
+from lanit.methods import lanit as lanit_module
+from lanit.methods.lanit import Flip, Lanit, flip_one
 from lanit.methods.protocol import Batch
+from lanit.settings.lanit import LanitOptions
 from lanit.training.step import take_step
 
 NETWORK = {"base_channels": 4, "max_channels": 8, "style_size": 6, "latent_size": 5, "hidden_size": 8, "bottleneck": 4}
@@ -67,7 +69,7 @@ def lanit(monkeypatch):
         monkeypatch.setattr("lanit.language.guide.Guide", lambda *_: guide)
         options = {"network": NETWORK, "loss": loss, "learning_rate": 1e-3, "prompts": prompts or {}}
         language = LANGUAGE | {"prompts": "learned" if learned else "frozen", "uncovered": uncovered}
-        return Lanit(parse(LanitOptions, options), 16, ["a", "b", "c"], language, "labels")
+        return Lanit(parse(LanitOptions, options), 16, ["a", "b", "c"], "cpu", language, "labels")
 
     return make
 
@@ -78,7 +80,7 @@ def batch(progress=0.1, seed=0, step=0, parts=1, labels=LABELS):
     d_x, d_y, count = labels, labels.flip(0), 4 // parts
     halves = zip(*(tensor.split(count) for tensor in (x, y, d_x, d_y)))
     return [
-        Batch(*own, d_y.sum(), count / 4, Draws(seed, step, i * count, count, 4), step, progress)
+        Batch(*own, d_y.sum(), count / 4, BatchRng(seed, step, i * count, count, 4), step, progress)
         for i, own in enumerate(halves)
     ]
 
@@ -134,9 +136,9 @@ def derived(method, part, ds_weight, similarity, normalise):
     net = {name: copy.deepcopy(network).double() for name, network in method.networks.items()}
     x, y = part.source.double(), part.reference.double()
     d_x, d_y = part.source_labels.tolist(), part.reference_labels.tolist()
-    weight, draws = method.options.loss, Draws(0, 0, 0, 4, 4)
-    z1, z2 = draws.normal(2, 5).double().unbind(1)
-    n, d_inv = losses.flip_one(part.reference_labels, draws)
+    weight, rng = method.options.loss, BatchRng(0, 0, 0, 4, 4)
+    z1, z2 = rng.normal(2, 5).double().unbind(1)
+    n, d_inv = flip_one(part.reference_labels, rng)
     n, d_inv = n.tolist(), d_inv.tolist()
 
     def mix(styles, d):
@@ -150,7 +152,8 @@ def derived(method, part, ds_weight, similarity, normalise):
 
     def r1():
         real = y.clone().requires_grad_()
-        heads = torch.stack([row[torch.tensor(o) > 0].mean() for row, o in zip(net["discriminator"](real), d_y)])
+        of = torch.sum if weight.r1_heads == "sum" else torch.mean
+        heads = torch.stack([of(row[torch.tensor(o) > 0]) for row, o in zip(net["discriminator"](real), d_y)])
         (slope,) = torch.autograd.grad(heads.sum(), real, create_graph=True)
         return 0.5 * slope.square().sum() / len(y)
 
@@ -206,9 +209,9 @@ def derived(method, part, ds_weight, similarity, normalise):
 
 
 @pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize("similarity, normalise", [("cosine", "image"), ("logit", "pair")])
-def test_every_loss_and_gradient_is_that_of_a_float64_derivation(lanit, learned, similarity, normalise):
-    weights = {"ds": 0.7, "dl": 0.6, "r1": 2.0, "sty": 1.3, "cyc": 0.8, "adv": 0.9}
+@pytest.mark.parametrize("similarity, normalise, heads", [("cosine", "image", "sum"), ("logit", "pair", "mean")])
+def test_every_loss_and_gradient_is_that_of_a_float64_derivation(lanit, learned, similarity, normalise, heads):
+    weights = {"ds": 0.7, "dl": 0.6, "r1": 2.0, "sty": 1.3, "cyc": 0.8, "adv": 0.9, "r1_heads": heads}
     method = lanit(learned, **weights, similarity=similarity, adversarial=normalise)
     progress = 0.1 if not learned else 0.7
     ds_weight = 0.7 * (1 - progress / (130 / 150))
@@ -284,13 +287,13 @@ def test_language_loss_reaches_generator_and_mapping_through_the_frozen_tower(la
 @pytest.mark.parametrize("half", [0, 1])
 def test_prompts_get_a_gradient_from_both_halves_of_the_language_loss(lanit, half, monkeypatch):
     method = lanit(learned=True, similarity="logit")
-    entropy, calls = losses._domain_entropy, []
+    entropy, calls = lanit_module._domain_entropy, []
 
     def one_half(*arguments):
         calls.append(1)
         return entropy(*arguments) * (len(calls) % 2 == half)
 
-    monkeypatch.setattr(losses, "_domain_entropy", one_half)
+    monkeypatch.setattr(lanit_module, "_domain_entropy", one_half)
     assert gradients(method, batch(0.9))[2]["prompts.vectors"].any()
 
 
@@ -338,10 +341,11 @@ def test_the_flipped_style_is_made_from_the_translation_and_the_flipped_label(la
     decode = method.networks["generator"].decode
     monkeypatch.setattr(method.networks["generator"], "decode", lambda c, s: decoded.append((c, s)) or decode(c, s))
     draft = method._draft(part, diversify=True, alone=True)
-    method._latent_guided_loss(part, draft, method.guide.texts, 0.0)
+    domain, flipped = flip_one(part.reference_labels, part.rng)
+    method._latent_guided_loss(part, draft, 0.0, Flip(domain, flipped, method.guide.texts))
     content, both = decoded[-1]
-    assert ((draft.flipped != part.reference_labels).sum(1) == 1).all()
-    torch.testing.assert_close(both[4:], losses.aggregate(draft.made[0], draft.flipped))
+    assert ((flipped != part.reference_labels).sum(1) == 1).all()
+    torch.testing.assert_close(both[4:], losses.aggregate(draft.made[0], flipped))
     assert torch.equal(content[:4], content[4:])  # c^ŷ, twice
 
 
@@ -370,7 +374,7 @@ def test_the_same_seed_gives_the_same_bits_and_draws_nothing_from_the_global_gen
 
 def test_a_slack_domain_has_networks_of_its_own_and_trains(lanit):
     method = lanit(uncovered="slack")
-    labels = method.cover(
+    labels = method.extend_labels(
         np.array([[True, False, True], [False, False, False], [True, True, True], [False, True, False]])
     )
     assert labels[:, 3].tolist() == [False, True, False, False]
@@ -379,7 +383,7 @@ def test_a_slack_domain_has_networks_of_its_own_and_trains(lanit):
     assert all(value.isfinite() for value in report.values())
     assert moved(method, before) == {"generator", "mapping", "style_encoder", "discriminator"}
     assert method.networks["discriminator"](torch.zeros(1, 3, 16, 16)).shape == (1, 4)
-    assert np.array_equal(lanit().cover(labels[:, :3]), labels[:, :3])
+    assert np.array_equal(lanit().extend_labels(labels[:, :3]), labels[:, :3])
 
 
 def test_networks_in_bfloat16_stay_near_those_in_float32(lanit):
@@ -422,16 +426,16 @@ def test_a_drawn_style_is_the_mean_of_its_active_domains_styles(lanit):
 
 
 def test_mistakes_are_named(lanit):
-    with pytest.raises(LanitError, match=r"train.lanit.loss has an unknown key 'dll'; did you mean 'dl'"):
+    with pytest.raises(LanitError, match=r"train.lanit.settings.loss has an unknown key 'dll'; did you mean 'dl'"):
         create_method("lanit", {"loss": {"dll": 1}}, 16, ["a", "b"])
-    with pytest.raises(LanitError, match="unknown method 'cyclegan'"):
+    with pytest.raises(LanitError, match="there is no method 'cyclegan'; known are tunit, lanit"):
         create_method("cyclegan", {}, 16, ["a"])
     with pytest.raises(LanitError, match="prompts learn from the language loss alone"):
         lanit(learned=True, dl=0)
-    with pytest.raises(LanitError, match="prompts.start is a share of the budget, from 0 to 1, not 1.5"):
+    with pytest.raises(LanitError, match="prompts.start must be at least 0 and at most 1, not 1.5"):
         lanit(prompts={"start": 1.5})
     with pytest.raises(LanitError, match="language.prompts must be one of frozen, learned, not 'thawed'"):
-        Lanit(LanitOptions(), 16, ["a"], LANGUAGE | {"prompts": "thawed"})
+        Lanit(LanitOptions(), 16, ["a"], "cpu", LANGUAGE | {"prompts": "thawed"})
 
 
 def test_settings_survive_a_round_through_json():

@@ -12,10 +12,10 @@ from steps import take_step, take_step_without_waiting
 from waiting import NothingWaits
 
 from lanit.config import LanitError, parse
-from lanit.data.draws import Draws
+from lanit.data.rng import BatchRng
 from lanit.methods.protocol import Batch
-from lanit.methods.tunit import ClusterStyles, KeyQueue, Tunit, TunitOptions
-from lanit.methods.tunit_losses import hinge_loss
+from lanit.methods.tunit import ClusterStyles, KeyQueue, Tunit, hinge_loss
+from lanit.settings.tunit import TunitOptions
 
 SMALL = {
     "network": {
@@ -48,7 +48,7 @@ def images_of_three_colours(seed, count):
 def make_batch(seed, progress=0.5, count=8):
     """The whole batch of one process."""
     source, reference = images_of_three_colours(seed, count)[0]
-    return Batch(source, reference, None, None, None, 1.0, Draws(seed, 0, 0, count, count), seed, progress)
+    return Batch(source, reference, None, None, None, 1.0, BatchRng(seed, 0, 0, count, count), seed, progress)
 
 
 def snapshot(method):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lanit.config import LanitError
-from lanit.networks.stargan2 import Discriminator, Generator, Mapping, NetworkOptions, StyleEncoder
+from lanit.networks.stargan2 import Discriminator, Generator, Mapping, StyleEncoder
+from lanit.settings.stargan2 import NetworkOptions
 
 TINY = NetworkOptions(base_channels=4, max_channels=8, style_size=6, latent_size=5, hidden_size=7, bottleneck=4)
 

@@ -14,12 +14,12 @@ from trainings import DOMAINS, OPTIONS, learned, model
 
 from lanit.cli import main
 from lanit.config import LanitError, parse
-from lanit.data.draws import Draws
+from lanit.data.rng import BatchRng
 from lanit.training import checkpoint, loop
 from lanit.training.averaging import average
 from lanit.training.distributed import World
 from lanit.training.feed import Feed
-from lanit.training.loop import Inputs
+from lanit.training.labelling import Inputs
 from lanit.training.meter import Meter
 from lanit.training.options import TrainOptions
 from lanit.training.record import _duration
@@ -139,7 +139,7 @@ def test_a_checkpoint_of_other_options_is_not_continued(run, tmp_path, monkeypat
 
 def test_a_checkpoint_of_other_labels_is_not_continued(run, language, manifest, tmp_path, monkeypatch, capsys):
     """They were made anew, by another CLIP in the same place, say."""
-    from lanit.language.labels import read_labels, write_labels
+    from lanit.language.pseudo_labels import read_labels, write_labels
 
     labels = tmp_path / "labels"
     shutil.copytree(language["labels"], labels)
@@ -154,7 +154,7 @@ def test_a_checkpoint_of_other_labels_is_not_continued(run, language, manifest, 
 
 
 def test_labels_of_other_images_or_domains_are_an_error(run, language, manifest, tmp_path):
-    from lanit.language.labels import read_labels, write_labels
+    from lanit.language.pseudo_labels import read_labels, write_labels
 
     message = "are of the domains hat, glasses, beard, and train.domains says beard, glasses, hat"
     with pytest.raises(LanitError, match=message):
@@ -281,7 +281,7 @@ def test_a_meter_waits_for_nothing_and_averages_over_steps():
     meter.add(1, {"a": torch.tensor(1.0), "b": torch.tensor(2.0)})
     meter.add(2, {"a": torch.tensor(3.0)})
     other = Meter()
-    other.restore(meter.state(), leads=True, device=torch.device("cpu"))
+    other.restore(meter.state(), is_main=True, device=torch.device("cpu"))
     assert meter.wrong() is None and meter.fetch() == other.fetch() == {"a": 2.0, "b": 2.0}
     meter.add(3, {"a": torch.tensor(float("inf")), "norm_mapping": torch.tensor(float("nan"))})
     assert meter.wrong() == "the loss a is inf after step 3" and meter.wrong() is None
@@ -301,9 +301,9 @@ def test_what_a_batch_holds_does_not_depend_on_how_it_is_split(manifest):
         assert torch.equal(whole.reference, torch.cat([part.reference for part in parts]))
         assert sum(part.share for part in parts) == 1
     # What the images are flipped by goes on to the latents and flips of the step.
-    torch.testing.assert_close(whole.draws.normal(5), torch.cat([half.draws.normal(5) for (half,) in halves]))
+    torch.testing.assert_close(whole.rng.normal(5), torch.cat([half.rng.normal(5) for (half,) in halves]))
     assert not torch.equal(whole.source, whole.reference)
-    assert isinstance(whole.draws, Draws) and whole.source.is_contiguous(memory_format=torch.channels_last)
+    assert isinstance(whole.rng, BatchRng) and whole.source.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_images_without_an_active_domain_are_never_drawn(manifest):
@@ -379,7 +379,7 @@ def test_an_average_moves_by_its_decay_and_copies_buffers():
         ({"batch": 0}, "train.batch must be at least 1, not 0"),
         ({"method": "lanit"}, "trains on pseudo labels; give their folder with --labels"),
         ({"device": "cuda"}, "torch sees no GPU here"),
-        ({"settings": {"network": {"bsae": 4}}}, r"train.tunit.network has an unknown key 'bsae'"),
+        ({"settings": {"network": {"bsae": 4}}}, r"train.tunit.settings.network has an unknown key 'bsae'"),
         ({"accumulate": 2}, "tunit learns from whole batches: train.accumulate must be 1"),
         ({"accumulate": 3}, "train.batch 8 does not divide among 1 processes of 3 parts each; use a multiple of 3"),
         ({"precision": "fp16"}, "train.precision must be one of fp32, bf16, not 'fp16'"),

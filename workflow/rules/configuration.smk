@@ -6,10 +6,9 @@ import jsonschema
 import yaml
 from snakemake.utils import validate
 
-sys.path.insert(0, str(BASE))  # the checkout beside the Snakefile, as in the rules
+sys.path.insert(0, str(BASE))  # the checkout beside the Snakefile, installed or not
+from lanit.catalogue import METHODS
 
-METHODS = ("lanit", "tunit")
-LABELLED = ("lanit",)  # the methods that train on pseudo labels
 CHOICES = ("labeller", "prompts", "uncovered")  # what they may be told of these, for the whole sweep or a variant
 
 
@@ -130,8 +129,8 @@ def check_data(name):
 
 
 def find_paths(source):
-    """The folders and the table among a source's options."""
-    keys = ("root", "train", "val", "test", "pretrain", "images", "table")
+    """The folders and the tables among a source's options."""
+    keys = ("root", "train", "val", "test", "pretrain", "images", "table", "partition", "identities")
     return [source[key] for key in keys if isinstance(source.get(key), str)]
 
 
@@ -154,11 +153,21 @@ def resolve_variant(name):
     where, method = f"train.{name}", options["method"]
     if "batch" not in options:
         fail(f"{where}.batch", "is missing: give the number of source images a step")
-    if method in LABELLED:
-        options = {choice: config[choice] for choice in CHOICES} | options
+    supervision = METHODS[method].supervision
+    defaults = {
+        "text": {choice: config[choice] for choice in CHOICES},
+        "truth": {"labeller": "truth"},
+        "none": {},
+    }[supervision]
+    if told := [choice for choice in CHOICES if choice in options and choice not in defaults]:
+        without = "labels" if supervision == "none" else "language"
+        fail(f"{where}.{told[0]}", f"is of no use to {method}, which trains without {without}; drop it")
+    options = defaults | options
+    if "labeller" in options:
         pick(f"{where}.labeller", options["labeller"], config["labellers"])
-    elif told := [choice for choice in CHOICES if choice in options]:
-        fail(f"{where}.{told[0]}", f"is of no use to {method}, which trains without labels; drop it")
+        if (config["labellers"][options["labeller"]]["kind"] == "truth") != (supervision == "truth"):
+            may = "labels of truth alone" if supervision == "truth" else "no truth"
+            fail(f"{where}.labeller", f"names {options['labeller']!r}, and {method} may read {may}; name another")
     return options
 
 

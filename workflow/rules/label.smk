@@ -8,6 +8,12 @@ WITH_VAL, WITHOUT_VAL = (
 )
 
 
+TRUE, PSEUDO = (
+    "|".join(name for name, labeller in config["labellers"].items() if (labeller["kind"] == "truth") == there) or "(?!)"
+    for there in (True, False)
+)
+
+
 rule label:
     input:
         texts=get_texts,
@@ -23,6 +29,7 @@ rule label:
         results("logs/label/{dataset}/{labeller}-n{n}.log"),
     wildcard_constraints:
         dataset=WITH_VAL,
+        labeller=PSEUDO,
     # The labels that a training waits for come first.
     priority: lambda wildcards: 70 if wildcards.labeller in AWAITED else 10
     conda:
@@ -45,6 +52,44 @@ use rule label as label_without_val with:
         quality=results("{dataset}/labels/{labeller}-n{n}/quality.json"),
     wildcard_constraints:
         dataset=WITHOUT_VAL,
+        labeller=PSEUDO,
+
+
+# For methods that learn with supervision, and for no other.
+rule label_by_truth:
+    input:
+        manifest=results("{dataset}/manifest.parquet"),
+    output:
+        train=results("{dataset}/labels/{labeller}-n{n}/train.parquet"),
+        val=results("{dataset}/labels/{labeller}-n{n}/val.parquet"),
+        test=results("{dataset}/labels/{labeller}-n{n}/test.parquet"),
+        quality=results("{dataset}/labels/{labeller}-n{n}/quality.json"),
+    log:
+        results("logs/label/{dataset}/{labeller}-n{n}.log"),
+    wildcard_constraints:
+        dataset=WITH_VAL,
+        labeller=TRUE,
+    priority: 70
+    conda:
+        "../../envs/lanit.yaml"
+    params:
+        options=lambda wildcards: as_json(**get_labelling(wildcards, wildcards.labeller)),
+        folder=subpath(output.quality, parent=True),
+    message:
+        "{wildcards.dataset}: labels of truth for N = {wildcards.n}, {wildcards.labeller}"
+    shell:
+        "python -m lanit label --options {params.options:q} "
+        "--manifest {input.manifest:q} --output {params.folder:q} &> {log:q}"
+
+
+use rule label_by_truth as label_by_truth_without_val with:
+    output:
+        train=results("{dataset}/labels/{labeller}-n{n}/train.parquet"),
+        test=results("{dataset}/labels/{labeller}-n{n}/test.parquet"),
+        quality=results("{dataset}/labels/{labeller}-n{n}/quality.json"),
+    wildcard_constraints:
+        dataset=WITHOUT_VAL,
+        labeller=TRUE,
 
 
 # The labels of a run whose prompts have learned, by these: its references are translated with them.

@@ -7,8 +7,8 @@ rule train:
         labels=get_labels,
         # Labels that are made anew as prompts learn.
         embeddings=lambda wildcards: get_embeddings(wildcards, ["train"]) if learns_prompts(wildcards.variant) else [],
-        clip=lambda wildcards: get_clip_files(wildcards) if is_labelled(wildcards) else [],
-        store=ancient(results("mlflow.json")),
+        clip=lambda wildcards: get_clip_files(wildcards) if get_supervision(wildcards.variant) == "text" else [],
+        perceptual=get_perceptual_files,
     # Neither the checkpoint nor the log of metrics is an output: Snakemake would delete them before a run is continued.
     output:
         model=results("{dataset}/{variant}-n{n}/seed{seed}/model.safetensors"),
@@ -16,7 +16,7 @@ rule train:
     log:
         results("logs/train/{dataset}/{variant}-n{n}-seed{seed}.log"),
     # The longest first: what is left over at the end is short.
-    priority: lambda wildcards: (60 if is_labelled(wildcards) else 40) + int(wildcards.n) / 100
+    priority: lambda wildcards: (40 if get_supervision(wildcards.variant) == "none" else 60) + int(wildcards.n) / 100
     conda:
         "../../envs/lanit.yaml"
     threads: 1
@@ -42,4 +42,4 @@ rule train:
         'exec python "$PYTHONPATH/workflow/scripts/lease_gpus.py" {resources.gpu} '
         "python -m lanit.training.launch --standalone --nproc-per-node=$processes "
         "-m lanit train --options {params.options:q} --manifest {input.manifest:q} {params.labels:q} "
-        "{params.embeddings:q} --output {params.folder:q} --track {input.store:q}"
+        "{params.embeddings:q} --output {params.folder:q} --track {TRACK:q}"

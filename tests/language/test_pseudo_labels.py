@@ -10,7 +10,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from lanit.config import LanitError, parse
 from lanit.language import quality
-from lanit.language.labels import (
+from lanit.language.pseudo_labels import (
     LabellerOptions,
     Labels,
     Texts,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lanit.comparison.inputs import read_json
 from lanit.comparison.render import Column, Table, text
-from lanit.comparison.scores import read_json
 from lanit.config import LanitError
 
 

@@ -44,7 +44,7 @@ def embed_texts(options: TextsOptions, output: Path) -> None:
 
 def embed_images(options: ImagesOptions, shard: Path, output: Path) -> None:
     """Write `embeddings` (n, k), float32 and L2-normalised, of a shard's images, with their keys as metadata."""
-    from lanit.data.shards import stream
+    from lanit.data.tars import stream
 
     if options.batch < 1:
         raise LanitError(f"batch must be at least 1, not {options.batch}")

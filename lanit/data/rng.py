@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-class Draws:
+class BatchRng:
     """The numbers that images `first` to `first + count` − 1 of a batch of `whole` get; made on the CPU on all devices.
 
     All parts of a batch, on whatever process, make the same calls in the same order.

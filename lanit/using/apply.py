@@ -1,7 +1,6 @@
-"""Using a trained model: `lanit translate --run RUN --source IMAGE_OR_FOLDER --text "…" | --reference … --output PATH`.
+"""Using a trained model: `lanit apply --run RUN --source IMAGE_OR_FOLDER --text "…" | --reference … --output PATH`.
 
-The second form of the translate command, for whoever has the folder of a run and pictures of their own, and nothing
-else of the sweep that made it.
+For whoever has the folder of a run and pictures of their own, and nothing else of the sweep that made it.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lanit import catalogue
 from lanit.config import LanitError, parse
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lanit.language.clip import Clip
-    from lanit.language.labels import LabellerOptions, Texts
+    from lanit.language.pseudo_labels import LabellerOptions, Texts
 
 BATCH = 32  # sources a pass
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -45,8 +45,28 @@ class Target:
         return re.sub(r"[^\w.+-]+", "_", "-".join(filter(None, parts))).strip("_")[:100]
 
 
-def apply(arguments: argparse.Namespace) -> None:
-    """Carry out the command with the arguments of `lanit translate`.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run", dest="run_folder", required=True, type=Path, help="folder of a finished training")
+    text = "a JPEG, PNG or WebP file, or a folder whose files are all translated"
+    parser.add_argument("--source", required=True, type=Path, metavar="IMAGE_OR_FOLDER", help=text)
+    text = 'names of the run\'s domains, as in "blond hair, smiling": draw a style of them (again for several targets)'
+    parser.add_argument("--text", action="append", metavar="DOMAINS", help=text)
+    text = "take the style of this picture, in the domains that CLIP sees in it, or in exactly those of --text"
+    parser.add_argument("--reference", action="extend", nargs="+", type=Path, metavar="IMAGE", help=text)
+    text = "from 0, the source's own style, to 1, the target's (default)"
+    parser.add_argument("--strength", type=float, help=text)
+    parser.add_argument("--seed", type=int, help="of the styles drawn for --text (default 0)")
+    text = "make one picture: targets in the first row, sources in the first column"
+    parser.add_argument("--grid", action="store_true", help=text)
+    text = "what to write: a picture, or a folder for several"
+    parser.add_argument("--output", required=True, type=Path, help=text)
+    text = "auto is a GPU where there is one"
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help=text)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Translate pictures of the user's own.
 
     Raises:
         LanitError: the arguments do not go together, or name what is not there.
@@ -56,11 +76,10 @@ def apply(arguments: argparse.Namespace) -> None:
     texts, references = arguments.text or [], arguments.reference or []
     _check(texts, references, strength, arguments.seed)
 
-    from lanit.evaluation.evaluate import read_run
-    from lanit.methods import needs_labels
+    from lanit.evaluation.records import read_run
 
     record = read_run(arguments.run_folder)
-    if texts and references and not needs_labels(record["method"]):
+    if texts and references and not catalogue.find(record["method"]).is_labelled:
         raise LanitError(f"{record['method']} takes a reference's style whatever its domains; leave out --text")
     targets = choose_targets(texts, references, record)
     sources = _list_sources(arguments.source)
@@ -71,8 +90,8 @@ def apply(arguments: argparse.Namespace) -> None:
     import torch
 
     from lanit.evaluation.features import choose_device
-    from lanit.evaluation.grid import draw_grid
     from lanit.evaluation.pixels import translate_images
+    from lanit.using.grid import draw_grid
 
     model = Model(arguments.run_folder, record, choose_device(arguments.device))
     shown = [None if target.reference is None else _read(target.reference, model.size) for target in targets]
@@ -108,13 +127,12 @@ def choose_targets(texts: Sequence[str], references: Sequence[Path], record: dic
     Raises:
         LanitError: a text names what is none of the run's domains, or a reference is not there.
     """
-    from lanit.evaluation.pixels import domain_names
-    from lanit.methods import needs_labels
+    from lanit.evaluation.records import domain_names
 
     for path in references:
         if not path.is_file():
             raise LanitError(f"no picture at {path}; give --reference the path of a JPEG, PNG or WebP file")
-    names = domain_names(record["domains"], needs_labels(record["method"]))
+    names = domain_names(record)
     targets = []
     for text in texts or [None]:
         domains = None if text is None else find_domains(text, names)
@@ -156,9 +174,11 @@ class Model:
     """A trained run: styles of images and of domains. CLIP is loaded when an image's own domains are asked for."""
 
     def __init__(self, folder: Path, record: dict[str, Any], device: str):
+        from lanit.evaluation.records import domain_names
         from lanit.methods import load_method
 
-        self.folder, self.options, self.domains, self.device = folder, record["options"], record["domains"], device
+        self.folder, self.options, self.device = folder, record["options"], device
+        self.domains = domain_names(record)
         self.size: int = self.options["size"]
         self.method = load_method(folder, device)
 
@@ -177,7 +197,9 @@ class Model:
 
     def styles(self, images: Tensor, domains: list[int] | None = None) -> Tensor:
         """Styles (B, S) of images, in the domains given or in those that CLIP sees in each."""
-        if not self.method.needs_labels:
+        from lanit.methods.protocol import LabelledMethod
+
+        if not isinstance(self.method, LabelledMethod):
             return self.method.reference_style(images, None)
         labels = self._see(images) if domains is None else self._in_domains(domains, len(images))
         return self.method.reference_style(images, labels)
@@ -197,7 +219,7 @@ class Model:
         import torch
 
         from lanit.evaluation.pixels import at_least_one
-        from lanit.language.labels import label
+        from lanit.language.pseudo_labels import label
 
         labeller, clip, texts = self._language
         embeddings = clip.encode_image(images).cpu().numpy()
@@ -215,7 +237,7 @@ class Model:
             )
         from lanit.language.clip import ClipOptions, load_clip
         from lanit.language.guide import LanguageOptions, find_clip
-        from lanit.language.labels import choose, read_texts
+        from lanit.language.pseudo_labels import choose, read_texts
 
         language = parse(LanguageOptions, self.options["language"], "the run's language")
         clip = load_clip(parse(ClipOptions, find_clip(self.folder, language.clip), "clip"), self.device)
@@ -289,7 +311,7 @@ def _read_batches(sources: list[Path], size: int, in_folder: bool) -> Iterator[t
             except LanitError as error:
                 if not in_folder:
                     raise
-                print(f"lanit translate: left out: {error}", file=sys.stderr)
+                print(f"lanit apply: left out: {error}", file=sys.stderr)
         readable |= bool(places)
         if places:
             yield places, pixels

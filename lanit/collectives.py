@@ -11,30 +11,30 @@ import torch.distributed
 from torch import Tensor
 
 
-def count() -> int:
+def world_size() -> int:
     """Return the number of processes."""
     return torch.distributed.get_world_size() if _several() else 1
 
 
-def total(tensor: Tensor) -> Tensor:
+def all_reduce_sum(tensor: Tensor) -> Tensor:
     """Return the sum of the processes' tensors, the same on each.
 
     The gradient that reaches `tensor` is the sum of the gradients that the processes have for the result: right for a
     training whose loss is the sum of what the processes compute.
     """
-    return _Total.apply(tensor) if _several() else tensor
+    return _AllReduceSum.apply(tensor) if _several() else tensor
 
 
-def gather(tensor: Tensor) -> Tensor:
+def all_gather(tensor: Tensor) -> Tensor:
     """Return the processes' tensors (B, …), of one shape, joined in the order of their ranks; without gradients."""
     if not _several():
         return tensor.detach()
-    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(count())]
+    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
     torch.distributed.all_gather(parts, tensor.detach().contiguous())
     return torch.cat(parts)
 
 
-class _Total(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(context, tensor: Tensor) -> Tensor:
         summed = tensor.clone(memory_format=torch.contiguous_format)
@@ -43,7 +43,7 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(context, gradient: Tensor) -> Tensor:
-        return _Total.apply(gradient)  # differentiable once more, for gradient penalties
+        return _AllReduceSum.apply(gradient)  # differentiable once more, for gradient penalties
 
 
 def _several() -> bool:

@@ -1,4 +1,4 @@
-"""Using a trained model: `lanit translate --source`, on tiny runs whose weights are random."""
+"""Using a trained model: `lanit apply`, on tiny runs whose weights are random."""
 
 import json
 import shutil
@@ -14,11 +14,11 @@ from safetensors.torch import save_file, save_model
 from lanit.cli import main
 from lanit.config import LanitError
 from lanit.data.images import read_image
-from lanit.evaluation.apply import find_domains
-from lanit.evaluation.grid import draw_grid
 from lanit.evaluation.translate import Translator
-from lanit.language.labels import Texts, adaptive, write_texts
+from lanit.language.pseudo_labels import Texts, adaptive, write_texts
 from lanit.methods import create_method
+from lanit.using.apply import find_domains
+from lanit.using.grid import draw_grid
 
 SIZE = 32
 DOMAINS = ["blond hair", "hat", "Smiling", "salt, pepper"]
@@ -101,7 +101,7 @@ def use(runs, photos):
 
     def call(output, *arguments, source="a wide one.png", method="lanit", run=None):
         run = run or runs[method]
-        return main(["translate", "--run", str(run), "--source", str(photos / source), "--output", str(output)]
+        return main(["apply", "--run", str(run), "--source", str(photos / source), "--output", str(output)]
                     + [str(argument) for argument in arguments])  # fmt: skip
 
     return call
@@ -130,7 +130,7 @@ def load(folder):
 def seen(clip_files, run, images):
     """Labels (M, N) that CLIP gives images in [-1, 1], the nearest domain where it gives none; and which those are."""
     from lanit.language.clip import ClipOptions, load_clip
-    from lanit.language.labels import read_texts
+    from lanit.language.pseudo_labels import read_texts
 
     texts, clip = read_texts(run / "texts.safetensors"), load_clip(ClipOptions(*map(str, clip_files)))
     embeddings = clip.encode_image(images).numpy()
@@ -325,7 +325,7 @@ def test_a_misspelt_domain_gets_a_suggestion_or_the_list(text, message, use, tmp
         find_domains(text, DOMAINS)
     assert str(caught.value) == message
     assert use(tmp_path / "out.png", "--text", text) == 2
-    assert capsys.readouterr().err == f"lanit translate: error: {message}\n"
+    assert capsys.readouterr().err == f"lanit apply: error: {message}\n"
 
 
 TEXT = ["--text", "hat"]
@@ -335,8 +335,6 @@ TEXT = ["--text", "hat"]
     "source, output, arguments, message",
     [
         ("d.png", "o.png", [], "--source needs a target: give --text"),
-        ("d.png", "o.png", [*TEXT, "--manifest", "m"], "--manifest is for test images and --source for pictures"),
-        ("d.png", "o.png", [*TEXT, "--labels", "m"], "--labels is for test images and --source for pictures"),
         ("d.png", "o.png", [*TEXT, "--strength", "1.5"], "--strength must be from 0 "),
         ("d.png", "o.png", [*TEXT, "--strength", "nan"], "--strength must be from 0 "),
         ("d.png", "o.png", [*TEXT, "--seed", "-1"], "--seed must be a whole number from 0"),
@@ -368,7 +366,7 @@ def test_mixed_up_arguments_get_one_sentence(source, output, arguments, message,
     before = {path: path.is_file() and path.read_bytes() for path in photos.iterdir()}
     assert use(output, *arguments, source=source) == 2
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1 and error.startswith("lanit translate: error: ")
+    assert message in error and error.count("\n") == 1 and error.startswith("lanit apply: error: ")
     assert before == {path: path.is_file() and path.read_bytes() for path in photos.iterdir()}
 
 
@@ -395,22 +393,6 @@ def test_tunit_takes_no_reference_in_chosen_domains(use, photos, tmp_path, capsy
     assert "takes a reference's style whatever its domains; leave out --text" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ([], "give --source to translate pictures of your own; test images need --manifest, --options, --pictures"),
-        (["--manifest", "m", "--options", "{}"], "test images need --pictures"),
-        (["--text", "hat"], "--text needs --source"),
-        (["--seed", "0"], "--seed needs --source"),
-        (["--manifest", "m", "--grid"], "--manifest is for test images and --grid for pictures of your own"),
-    ],
-)
-def test_neither_form_or_half_of_one_gets_one_sentence(runs, tmp_path, arguments, message, capsys):
-    command = ["translate", "--run", str(runs["lanit"]), "--output", str(tmp_path / "o.png")]
-    assert main([*command, *arguments]) == 2
-    assert message in capsys.readouterr().err
-
-
 def test_a_run_that_does_not_tell_its_language_still_takes_texts(use, runs, photos, tmp_path, capsys):
     run = shutil.copytree(runs["lanit"], tmp_path / "run")
     (run / "texts.safetensors").unlink()
@@ -432,7 +414,7 @@ def test_a_run_folder_carries_its_clip(use, runs, clip, photos, tmp_path):
 
 
 def test_a_text_at_full_strength_loads_no_clip(runs, photos, tmp_path):
-    command = ["translate", "--run", str(runs["lanit"]), "--source", str(photos), *TEXT, "--output", str(tmp_path)]
+    command = ["apply", "--run", str(runs["lanit"]), "--source", str(photos), *TEXT, "--output", str(tmp_path)]
     code = f"import sys; from lanit.cli import main; print(main({command!r}), 'open_clip' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "0 False", done.stderr

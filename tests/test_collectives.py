@@ -4,7 +4,7 @@ import torch
 import torch.distributed
 from processes import in_processes
 
-from lanit import ranks
+from lanit import collectives
 
 VALUES = torch.tensor([[1.0, -2.0, 0.5], [3.0, 0.25, -1.0]], dtype=torch.float64)  # a row for each process
 
@@ -13,18 +13,18 @@ def of_rank():
     """What each process finds; the loss is the sum over processes of weight · total(x²)³."""
     rank = torch.distributed.get_rank()
     x = VALUES[rank].clone().requires_grad_()
-    loss = (rank + 1) * ranks.total(x.square()).pow(3).sum()
+    loss = (rank + 1) * collectives.all_reduce_sum(x.square()).pow(3).sum()
     (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
     penalty = gradient.square().sum()
     (second,) = torch.autograd.grad(penalty, x)
     tall = VALUES.T[:, rank : rank + 1]  # not contiguous
     return {
-        "count": ranks.count(),
-        "total": ranks.total(VALUES[rank]),
+        "count": collectives.world_size(),
+        "total": collectives.all_reduce_sum(VALUES[rank]),
         "gradient": gradient.detach(),
         "second": second,
-        "gathered": ranks.gather(torch.stack([x, x + 10])),
-        "tall": ranks.total(tall), "gathered tall": ranks.gather(tall),
+        "gathered": collectives.all_gather(torch.stack([x, x + 10])),
+        "tall": collectives.all_reduce_sum(tall), "gathered tall": collectives.all_gather(tall),
     }  # fmt: skip
 
 
@@ -47,6 +47,6 @@ def test_sums_gradients_and_order_on_two_processes(tmp_path):
 
 def test_with_one_process_what_goes_in_comes_out():
     x = VALUES.clone().requires_grad_()
-    assert ranks.count() == 1 and ranks.total(x) is x
-    gathered = ranks.gather(x)
+    assert collectives.world_size() == 1 and collectives.all_reduce_sum(x) is x
+    gathered = collectives.all_gather(x)
     assert torch.equal(gathered, x) and not gathered.requires_grad

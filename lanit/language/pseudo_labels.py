@@ -23,9 +23,10 @@ from lanit.language.prompts import base_prompt
 class LabellerOptions:
     """How similarities become labels."""
 
-    kind: Literal["adaptive", "top_k", "fixed"] = "adaptive"
+    kind: Literal["adaptive", "top_k", "fixed", "truth"] = "adaptive"
     k: int | None = None  # top_k: how many domains each image gets
     threshold: float | None = None  # fixed: the cosine above which a domain is on
+    choose: Literal["random", "rarest"] | None = None  # truth: which of an image's domains is its one; null is random
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Labels:
         similarities: f_n, float32 (M, N).
         base: f_p, float32 (M,).
         labels: d_n, bool (M, N).
+        supervision: what they come of: `text`, or `truth`.
     """
 
     keys: tuple[str, ...]
@@ -54,6 +56,7 @@ class Labels:
     similarities: np.ndarray
     base: np.ndarray
     labels: np.ndarray
+    supervision: str = "text"
 
 
 def adaptive(similarities: np.ndarray, base: np.ndarray) -> np.ndarray:
@@ -81,12 +84,17 @@ def check_labeller(options: LabellerOptions, count: int) -> None:
         if given != (options.kind == kind):
             verb = "takes no" if given else "needs"
             raise LanitError(f"the labeller {options.kind} {verb} {key}; it belongs to {kind}")
+    if options.choose is not None and options.kind != "truth":
+        raise LanitError(f"the labeller {options.kind} takes no choose; it belongs to truth")
     if options.kind == "top_k" and not 1 <= options.k <= count:
         raise LanitError(f"the labeller's k must be from 1 to the {count} domains, not {options.k}")
 
 
 def label(options: LabellerOptions, similarities: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """Return the labels, bool (M, N), of similarities (M, N) and base similarities (M,), by the rule of `options`."""
+    """Return the labels, bool (M, N), of similarities (M, N) and base similarities (M,), by the rule of `options`.
+
+    The rule is no `truth`, which asks no similarity (`lanit.language.truth_labels`).
+    """
     if options.kind == "adaptive":
         return adaptive(similarities, base)
     if options.kind == "top_k":
@@ -177,6 +185,7 @@ def read_labels(folder: Path | str, split: str) -> Labels:
         similarities=np.stack(similarities, axis=1).astype(np.float32),
         base=table["base"].to_numpy().astype(np.float32),
         labels=np.stack(labels, axis=1).astype(bool),
+        supervision=(table.schema.metadata or {}).get(b"supervision", b"text").decode(),
     )
 
 
@@ -189,6 +198,8 @@ def write_labels(labels: Labels, folder: Path, split: str) -> None:
     columns += [labels.similarities[:, n].astype(np.float32) for n in range(len(labels.domains))]
     columns += [labels.labels[:, n].astype(bool) for n in range(len(labels.domains))]
     table = pyarrow.table(dict(zip(_columns(labels.domains), columns)))
+    if labels.supervision != "text":
+        table = table.replace_schema_metadata({"supervision": labels.supervision})
     with whole(folder / f"{split}.parquet") as part:
         parquet.write_table(table, part)
 
