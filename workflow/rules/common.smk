@@ -53,6 +53,16 @@ def as_json(**options):
     return json.dumps(options, sort_keys=True)
 
 
+class Told:
+    """Options that a command is told without being run again where they change: Snakemake compares plain values alone."""
+
+    def __init__(self, **options):
+        self.text = as_json(**options)
+
+    def __str__(self):
+        return self.text
+
+
 def results(path):
     """A path in the folder of results."""
     return f"{RESULTS}/{path}"
@@ -60,8 +70,12 @@ def results(path):
 
 def get_sharding(wildcards):
     """Options of the shard stage."""
-    dataset = config["dataset"][wildcards.dataset]
-    return {"name": wildcards.dataset} | {key: dataset[key] for key in ("source", "size", "shards", "max_damaged")}
+    return describe_sharding(wildcards.dataset)
+
+
+def get_scored(wildcards):
+    """What will be scored on a dataset: the shard stage looks whether it is there."""
+    return Told(**describe_scored(wildcards.dataset))
 
 
 def get_domains(wildcards):

@@ -102,9 +102,35 @@ def check_files(where, dataset, clip, features):
             fail(key, f"names {value}, where no file is; put it there or give its place")
 
 
+def describe_sharding(name):
+    """Options of the shard stage."""
+    return {"name": name} | {key: config["dataset"][name][key] for key in ("source", "size", "shards", "max_damaged")}
+
+
+def describe_scored(name):
+    """What will be scored on a dataset."""
+    return {"classes": config["dataset"][name]["classes"]} | {key: config["evaluate"][key] for key in ("k", "split")}
+
+
+def check_data(name):
+    """What the images can tell, where they are known already; where not, the shard stage says it first of all."""
+    card = Path(config["results"], name, "dataset.json")
+    if not card.exists():
+        return
+    from lanit.config import LanitError, digest, parse
+    from lanit.data.scored import check_card, parse_scored
+    from lanit.data.shard import ShardOptions
+
+    try:
+        options = digest(parse(ShardOptions, describe_sharding(name)))
+        check_card(card, options, parse_scored(describe_scored(name)), config["dataset"][name]["source"])
+    except LanitError as error:
+        fail(f"dataset.{name}", f"cannot be scored: {error}")
+
+
 def find_paths(source):
-    """The folders and the table among a source's options."""
-    keys = ("root", "train", "val", "test", "pretrain", "images", "table")
+    """The folders and the tables among a source's options."""
+    keys = ("root", "train", "val", "test", "pretrain", "images", "table", "partition", "identities")
     return [source[key] for key in keys if isinstance(source.get(key), str)]
 
 
@@ -113,6 +139,7 @@ def check_configuration():
     for i, name in enumerate(config["datasets"]):
         pick(f"datasets[{i}]", name, config["dataset"])
         check_dataset(name)
+        check_data(name)
     pick("labeller", config["labeller"], config["labellers"])
     variants = [name for name in config["train"] if name != "images"]
     for i, name in enumerate(config["methods"]):

@@ -11,10 +11,12 @@ rule plan_shards:
         "../../envs/lanit.yaml"
     params:
         options=lambda wildcards: as_json(**get_sharding(wildcards)),
+        scored=get_scored,
     message:
         "{wildcards.dataset}: list the images and assign splits and shards"
     shell:
-        "python -m lanit shard plan --options {params.options:q} --output {output:q} &> {log:q}"
+        "python -m lanit shard plan --options {params.options:q} --scored {params.scored:q} "
+        "--output {output:q} 2>&1 | tee {log:q}"
 
 
 rule write_shard:
@@ -50,8 +52,10 @@ rule index_shards:
     priority: 100
     conda:
         "../../envs/lanit.yaml"
+    params:
+        scored=get_scored,
     message:
         "{wildcards.dataset}: gather the manifest"
     shell:
         "python -m lanit shard index --plan {input.plan:q} --indices {input.indices:q} --manifest {output.manifest:q} "
-        "--quarantine {output.quarantine:q} --card {output.card:q} &> {log:q}"
+        "--quarantine {output.quarantine:q} --card {output.card:q} --scored {params.scored:q} 2>&1 | tee {log:q}"
