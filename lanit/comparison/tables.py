@@ -126,6 +126,7 @@ def comparison_tables(scores: Sequence[Score]) -> list[Table]:
             )
         notes = [_setting_note(group, dataset, groups)]
         notes.append(f"Code: {', '.join(sorted({score.code[:12] for score in group}))}.")
+        notes += _perceptual_notes(group)
         if any(score.mean["hit_rate"] is not None for score in group):
             notes.append(
                 "Hit rate: share of translations that show the target, over all evaluation classes and over those "
@@ -158,7 +159,8 @@ def variant_tables(scores: Sequence[Score], domains: int) -> list[Table]:
             best = _best(values, [0] * len(values), more)
             for index, row in enumerate(rows):
                 row.append((Part(_spread(values[index], digits), index in best),) if values[index] else text(DASH))
-        notes = [_setting_note(group, dataset, groups), *_seeds_note([group]), "The best of each column is bold."]
+        notes = [_setting_note(group, dataset, groups), *_seeds_note([group]), *_perceptual_notes(group)]
+        notes.append("The best of each column is bold.")
         label = _numbered(f"tab:variants-{dataset}".replace("_", "-"), tables)
         tables.append(Table(f"Variants on {dataset_name(dataset)} at N = {domains}", label, columns, rows, notes))
     return tables
@@ -291,6 +293,7 @@ def _sections(scores: Sequence[Score]) -> Iterable[tuple[Section, list[str]]]:
     for section in sections:
         notes = [_setting_note(group, dataset, groups) for dataset, group in section.items()]
         notes += _seeds_note(section.values())
+        notes += _perceptual_notes([score for group in section.values() for score in group])
         notes.append("D&C is density / coverage; the best of each column at each N is bold.")
         yield section, notes
 
@@ -298,6 +301,17 @@ def _sections(scores: Sequence[Score]) -> Iterable[tuple[Section, list[str]]]:
 def _seeds_note(groups: Iterable[Sequence[Score]]) -> list[str]:
     several = any(len({score.seed for score in group if not score.is_external}) > 1 for group in groups)
     return ["Mean ± standard deviation over the seeds of each row."] * several
+
+
+def _perceptual_notes(scores: Sequence[Score]) -> list[str]:
+    """Which perceptual distances methods learned by; and where one is of the features that scores are taken in."""
+    notes = []
+    for score in scores:
+        name = score.raw.get("perceptual")
+        if name is not None:
+            told = f"{variant_name(score.method, score.variant)} learned by the perceptual distance {name}"
+            notes.append(told + (", the judge of these very scores." if name == score.features else "."))
+    return sorted(set(notes))
 
 
 def _setting_note(group: Sequence[Score], dataset: str, groups: dict[tuple[str, str], list[Score]]) -> str:

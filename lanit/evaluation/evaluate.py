@@ -147,6 +147,8 @@ def run_scores(arguments: argparse.Namespace) -> None:
         "per_class": per_class,
         "mean": mean,
     }
+    if record.get("perceptual"):
+        scores["perceptual"] = record["perceptual"]
     of = f"with {len(record['domains'])} domains, seed {record['seed']}"
     if told := record.get("external"):  # has neither N nor seed
         scores |= {"domains": None, "seed": None, "external": told}

@@ -180,6 +180,18 @@ def test_several_seeds_become_mean_and_deviation(tmp_path):
     assert any("standard deviation" in note for note in table.notes)
 
 
+def test_the_perceptual_distance_that_a_method_learned_by_is_named(tmp_path):
+    write_run(tmp_path, score(method="smoothing", features="judge-12345678", perceptual="clip-aabbccdd"))
+    write_run(tmp_path, score(method="style_aware", features="judge-12345678", perceptual="judge-12345678"))
+    write_run(tmp_path, score(method="lanit", features="judge-12345678"))
+    scores = read_scores(tmp_path.glob("*/*/*/scores.json"))
+    for tables in (comparison_tables(scores), table1(scores, read_published(), 10)):
+        notes = " ".join(note for table in tables for note in table.notes)
+        assert "Smoothing learned by the perceptual distance clip-aabbccdd." in notes
+        assert "Kim et al. learned by the perceptual distance judge-12345678, the judge of these very scores." in notes
+        assert "LANIT learned" not in notes
+
+
 def test_scores_of_the_val_split_never_stand_among_those_of_test(tmp_path):
     paths = []
     for split in ("test", "val"):
