@@ -137,8 +137,8 @@ class Training:
                                 flush=True,
                             )
                         return False
-        if world.is_main:
-            self._finish()
+        if record:
+            self._finish(record)
         return True
 
     def _take(self, parts: Sequence[Batch], norms: bool) -> dict[str, Tensor]:
@@ -237,7 +237,7 @@ class Training:
             },
         )
 
-    def _finish(self) -> None:
+    def _finish(self, record: Recorder) -> None:
         options = self.options
         weights = {name: value.cpu().numpy() for name, value in self.method.averaged.state_dict().items()}
         write_tensors(self.output / "model.safetensors", weights, {})
@@ -260,6 +260,7 @@ class Training:
             described["clusters"] = self.method.clusters
         if isinstance(self.method, PerceptualMethod):
             described["perceptual"] = self.method.perceptual_name
+        record.finish()
         write_whole(self.output / "run.json", json.dumps(described, indent=1))
         checkpoint.clear(self.output / "checkpoints")  # the budget is spent: nothing could continue from them
 

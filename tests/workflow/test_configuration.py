@@ -264,21 +264,27 @@ def test_what_prompts_have_learned_labels_the_images_anew(snakemake):
     assert f"{run}/labels/quality.json" in compare["quality"] and compare["prompts"] == [f"{run}/prompts.json"]
 
 
-def test_where_there_are_gpus_a_training_leases_one(snakemake, tmp_path, monkeypatch):
-    """And none where the machine has none, or the user says so."""
+def test_how_many_gpus_a_training_asks_for_is_said_by_the_profile_whatever_the_machine_shows(
+    snakemake, tmp_path, monkeypatch
+):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
     said = {}
-    cases = (("one", "0\\n1\\n", ()), ("cpu", "0\\n1\\n", ("--set-resources", "train:gpu=0")), ("none", "", ()))
-    for name, gpus, arguments in cases:
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{gpus}'\n")
-        (folder / "nvidia-smi").chmod(0o755)
-        with monkeypatch.context() as patch:
-            patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-            result = snakemake("--dry-run", "--quiet", "progress", "--printshellcmds", *arguments)
-        said[name] = set(re.findall(r'lease_gpus.py" (\d+)', result.stdout))
-    assert said == {"one": {"1"}, "cpu": {"0"}, "none": {"0"}}
+    cases = {
+        "default": (),
+        "gpu": ("--workflow-profile", ROOT / "profiles" / "gpu"),
+        "two": ("--set-resources", "train:gpu=2"),
+    }
+    for name, arguments in cases.items():
+        for shown in (True, False):
+            with monkeypatch.context() as patch:
+                if shown:
+                    patch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+                result = snakemake("--dry-run", "--quiet", "progress", "--printshellcmds", *map(str, arguments))
+            said[name, shown] = re.findall(r'lease_gpus.py" (\d+)', result.stdout)
+    wanted = {"default": "0", "gpu": "1", "two": "2"}  # of all ten, those whose prompts learn among them
+    assert said == {(name, shown): 10 * [wanted[name]] for name in cases for shown in (True, False)}
 
 
 def test_a_labeller_may_have_templates_of_its_own(snakemake):

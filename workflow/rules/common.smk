@@ -21,16 +21,30 @@ COMMAND_PATHS = f"export PYTHONPATH={shlex.quote(str(BASE))}; " + (
 )
 shell.prefix(COMMAND_PATHS.replace("{", "{{").replace("}", "}}"))
 
-sys.path[:0] = [str(BASE), str(BASE / "workflow" / "scripts")]
+sys.path.insert(0, str(BASE))
 from lanit.address import database_path, ui_command
-from lease_gpus import list_devices
 
-GPUS = list_devices()
 RESULTS = config["results"]
 STORE = config["tracking"]["uri"] or f"sqlite:///{RESULTS}/mlflow.db"
-# What trainings and scores are told of MLflow. Their rules name it in the command alone, where it decides no rerun.
+# What trainings and scores are told of MLflow.
 TRACK = json.dumps({"uri": STORE, "sweep": config["sweep"]}, ensure_ascii=False)
+# What a profile or the command line says of rule train holds for its twin.
+for given in (workflow.resource_settings.overwrite_resources, workflow.resource_settings.overwrite_threads):
+    if "train" in given:
+        given.setdefault("train_prompts", given["train"])
 SPLITS = ("train", "val", "test", "pretrain")
+# Of jobs that could start, which do first: what others wait for, then the longest.
+PRIORITY = {
+    "shards": 100,
+    "clip": 90,
+    "judge": 85,
+    "embed": 80,
+    "labels": 70,
+    "train": 60,
+    "short_train": 40,
+    "score": 20,
+    "report": 10,
+}
 SEEN = ("train", "val", "test")  # what methods see; pretrain teaches the demo's CLIP and the judge
 
 
@@ -56,8 +70,8 @@ def as_json(**options):
 class Told:
     """Options that a command is told without being run again where they change: Snakemake compares plain values alone."""
 
-    def __init__(self, **options):
-        self.text = as_json(**options)
+    def __init__(self, text="", **options):
+        self.text = text or as_json(**options)
 
     def __str__(self):
         return self.text
@@ -66,6 +80,14 @@ class Told:
 def results(path):
     """A path in the folder of results."""
     return f"{RESULTS}/{path}"
+
+
+RUN = results("{dataset}/{variant}-n{n}/seed{seed}")
+
+
+def run_file(name):
+    """A file in the folder of a run."""
+    return f"{RUN}/{name}"
 
 
 def get_sharding(wildcards):
@@ -95,6 +117,11 @@ def get_shards(wildcards, ending, splits=None):
     shards = config["dataset"][wildcards.dataset]["shards"]
     folder = f"{RESULTS}/{wildcards.dataset}/shards"
     return [f"{folder}/{split}-{i}{ending}" for split in splits or shards for i in range(shards[split])]
+
+
+def get_tars(wildcards, split):
+    """The tars of a split that the dataset has."""
+    return get_shards(wildcards, ".tar", [split])
 
 
 def get_embeddings(wildcards, splits=SEEN):
@@ -138,8 +165,8 @@ def get_clip_files(wildcards):
 
 
 def get_features(wildcards):
-    """Features options: a judge trained here, or Inception by its weights."""
-    name = config["dataset"][wildcards.dataset]["features"]
+    """Features options: a judge trained here, or Inception by its weights; the rule's own, or the dataset's."""
+    name = wildcards.get("features") or config["dataset"][wildcards.dataset]["features"]
     features = config["features"][name]
     if features["kind"] == "judge":
         return {"kind": "judge", "weights": f"{RESULTS}/{wildcards.dataset}/features/{name}/judge.safetensors"}
@@ -161,6 +188,11 @@ def get_supervision(variant):
     return METHODS[VARIANTS[variant]["method"]].supervision
 
 
+def is_labelled(variant):
+    """Does the variant train on labels?"""
+    return METHODS[VARIANTS[variant]["method"]].is_labelled
+
+
 def learns_prompts(variant):
     """Do the variant's prompts learn? Then the labels change with them."""
     return VARIANTS[variant].get("prompts") == "learned"
@@ -180,8 +212,7 @@ def get_labels_of_run(wildcards):
     split = config["evaluate"]["split"]
     if not learns_prompts(wildcards.variant):
         return get_labels(wildcards, split)
-    folder = f"{RESULTS}/{wildcards.dataset}/{wildcards.variant}-n{wildcards.n}/seed{wildcards.seed}/labels"
-    return [f"{folder}/{split}.parquet", f"{folder}/texts.safetensors"]
+    return [run_file(f"labels/{name}").format(**wildcards) for name in (f"{split}.parquet", "texts.safetensors")]
 
 
 def as_argument(name, paths):
@@ -244,6 +275,14 @@ def get_language(wildcards):
     }
 
 
+def get_clip_tars(wildcards):
+    """The tars that a small CLIP learns from."""
+    dataset = config["clip"][wildcards.clip]["train"]["dataset"]
+    return [
+        f"{RESULTS}/{dataset}/shards/pretrain-{i}.tar" for i in range(config["dataset"][dataset]["shards"]["pretrain"])
+    ]
+
+
 def get_clip_training(wildcards):
     """Options of a small CLIP's training: on captions from the templates of the dataset that it learns from."""
     clip = config["clip"][wildcards.clip]
@@ -282,7 +321,7 @@ def get_scoring(wildcards):
 def get_runs(ending, variants=None):
     """One file of every run of the sweep, or of those of some variants."""
     return [
-        f"{RESULTS}/{dataset}/{variant}-n{n}/seed{seed}/{ending}"
+        run_file(ending).format(dataset=dataset, variant=variant, n=n, seed=seed)
         for dataset in config["datasets"]
         for variant in (config["methods"] if variants is None else variants)
         for n in config["domains"]

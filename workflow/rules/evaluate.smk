@@ -5,11 +5,12 @@ rule train_judge:
     input:
         manifest=results("{dataset}/manifest.parquet"),
         card=results("{dataset}/dataset.json"),
+        shards=lambda wildcards: get_tars(wildcards, "pretrain"),
     output:
         results("{dataset}/features/{features}/judge.safetensors"),
     log:
         results("logs/train_judge/{dataset}/{features}.log"),
-    priority: 85
+    priority: PRIORITY["judge"]
     conda:
         "../../envs/lanit.yaml"
     resources:
@@ -27,12 +28,12 @@ rule extract_features:
     input:
         features=get_features_files,
         manifest=results("{dataset}/manifest.parquet"),
-        shards=lambda wildcards: get_shards(wildcards, ".tar", [wildcards.split]),
+        shards=lambda wildcards: get_tars(wildcards, wildcards.split),
     output:
         results("{dataset}/features/{features}/{split}.safetensors"),
     log:
         results("logs/extract_features/{dataset}/{features}-{split}.log"),
-    priority: 80
+    priority: PRIORITY["embed"]
     conda:
         "../../envs/lanit.yaml"
     params:
@@ -46,17 +47,18 @@ rule extract_features:
 
 rule translate:
     input:
-        model=results("{dataset}/{variant}-n{n}/seed{seed}/model.safetensors"),
-        run=results("{dataset}/{variant}-n{n}/seed{seed}/run.json"),
+        model=run_file("model.safetensors"),
+        run=run_file("run.json"),
         manifest=results("{dataset}/manifest.parquet"),
+        shards=lambda wildcards: get_tars(wildcards, config["evaluate"]["split"]),
         labels=get_labels_of_run,
         features=get_features_files,
     output:
-        translations=results("{dataset}/{variant}-n{n}/seed{seed}/translations.safetensors"),
-        pictures=results("{dataset}/{variant}-n{n}/seed{seed}/pictures.npz"),
+        translations=run_file("translations.safetensors"),
+        pictures=run_file("pictures.npz"),
     log:
         results("logs/translate/{dataset}/{variant}-n{n}-seed{seed}.log"),
-    priority: 20
+    priority: PRIORITY["score"]
     conda:
         "../../envs/lanit.yaml"
     resources:
@@ -75,18 +77,19 @@ rule translate:
 
 rule score:
     input:
-        translations=results("{dataset}/{variant}-n{n}/seed{seed}/translations.safetensors"),
-        run=results("{dataset}/{variant}-n{n}/seed{seed}/run.json"),
+        translations=run_file("translations.safetensors"),
+        run=run_file("run.json"),
         real=get_real_features,
         manifest=results("{dataset}/manifest.parquet"),
     output:
-        results("{dataset}/{variant}-n{n}/seed{seed}/scores.json"),
+        run_file("scores.json"),
     log:
         results("logs/score/{dataset}/{variant}-n{n}-seed{seed}.log"),
-    priority: 20
+    priority: PRIORITY["score"]
     conda:
         "../../envs/lanit.yaml"
     params:
+        track=Told(TRACK),
         options=lambda wildcards: as_json(**get_scoring(wildcards)),
         folder=subpath(input.run, parent=True),
     message:
@@ -94,7 +97,7 @@ rule score:
     shell:
         "python -m lanit evaluate scores --translations {input.translations:q} "
         "--real {input.real:q} --manifest {input.manifest:q} --run {params.folder:q} "
-        "--options {params.options:q} --output {output:q} --track {TRACK:q} &> {log:q}"
+        "--options {params.options:q} --output {output:q} --track {params.track:q} &> {log:q}"
 
 
 # Other systems: what they are asked to translate, asked for by name alone, and what they gave back.
@@ -103,7 +106,7 @@ rule score:
 rule export_pairs:
     input:
         manifest=results("{dataset}/manifest.parquet"),
-        shards=lambda wildcards: get_shards(wildcards, ".tar", [config["evaluate"]["split"]]),
+        shards=lambda wildcards: get_tars(wildcards, config["evaluate"]["split"]),
     output:
         directory(results("{dataset}/pairs")),
     log:
@@ -124,7 +127,7 @@ rule read_external:
         unpack(get_external_files),
         manifest=results("{dataset}/manifest.parquet"),
         card=results("{dataset}/dataset.json"),
-        shards=lambda wildcards: get_shards(wildcards, ".tar", [config["evaluate"]["split"]]),
+        shards=lambda wildcards: get_tars(wildcards, config["evaluate"]["split"]),
         features=get_features_files,
     output:
         run=results("{dataset}/external/{external}/run.json"),
@@ -132,7 +135,7 @@ rule read_external:
         pictures=results("{dataset}/external/{external}/pictures.npz"),
     log:
         results("logs/read_external/{dataset}/{external}.log"),
-    priority: 20
+    priority: PRIORITY["score"]
     conda:
         "../../envs/lanit.yaml"
     resources:

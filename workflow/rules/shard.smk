@@ -6,7 +6,7 @@ rule plan_shards:
         results("{dataset}/shards/plan.parquet"),
     log:
         results("logs/plan_shards/{dataset}.log"),
-    priority: 100
+    priority: PRIORITY["shards"]
     conda:
         "../../envs/lanit.yaml"
     params:
@@ -27,7 +27,7 @@ rule write_shard:
         index=results("{dataset}/shards/{split}-{shard}.parquet"),
     log:
         results("logs/write_shard/{dataset}/{split}-{shard}.log"),
-    priority: 100
+    priority: PRIORITY["shards"]
     conda:
         "../../envs/lanit.yaml"
     params:
@@ -49,7 +49,7 @@ rule index_shards:
         card=results("{dataset}/dataset.json"),
     log:
         results("logs/index_shards/{dataset}.log"),
-    priority: 100
+    priority: PRIORITY["shards"]
     conda:
         "../../envs/lanit.yaml"
     params:
