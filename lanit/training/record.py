@@ -14,7 +14,6 @@ from lanit.files import write_whole
 from lanit.training.options import TrainOptions
 from lanit.training.samples import write_picture
 
-
 LIVE = "metrics.live.jsonl"  # while the training goes on; `metrics.jsonl` is that of a finished one
 
 
