@@ -93,6 +93,7 @@ def run_features(arguments: argparse.Namespace) -> None:
 
 
 def run_scores(arguments: argparse.Namespace) -> None:
+    from lanit.evaluation.clusters import cluster_quality
     from lanit.evaluation.scores import Real, Translations, score
     from lanit.files import read_tensors, write_whole
 
@@ -131,6 +132,10 @@ def run_scores(arguments: argparse.Namespace) -> None:
         record["domains"],
         protocol.k,
     )
+    clusters = None
+    if "clusters" in made:
+        of_classes = truth[:, [known.index(name) for name in about["classes"]]]
+        clusters = cluster_quality(made["clusters"], of_classes, about["clusters"])
     copied = ("dataset", "method", "seed", "images_seen", "train_seconds", "code", "config")
     variant = record.get("variant") or record["method"]
     scores = {key: record[key] for key in copied} | {
@@ -140,6 +145,7 @@ def run_scores(arguments: argparse.Namespace) -> None:
         "features": about["features"],
         "per_class": per_class,
         "mean": mean,
+        "clusters": clusters,
     }
     write_whole(arguments.output, (json.dumps(scores, indent=2, allow_nan=False) + "\n").encode())
     shown = "  ".join(f"{name} {value:.3f}" for name, value in mean.items() if value is not None)
