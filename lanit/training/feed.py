@@ -80,7 +80,11 @@ class Feed:
         drawn = {role: self._draw(role, step) for role in ("source", "reference")}
         if self._references == 2:
             drawn["second_reference"] = self._draw("second_reference", step, drawn["reference"])
-        pairs = None if self.labels is None else self._put(self.labels[drawn["reference"]].sum())
+        pairs = (
+            {}
+            if self.labels is None
+            else {role: self._put(self.labels[drawn[role]].sum()) for role in ("source", "reference")}
+        )
         count = options.batch // (world.size * options.accumulate)
         begin = world.rank * options.accumulate * count
         starts = range(begin, begin + options.accumulate * count, count)
@@ -109,7 +113,7 @@ class Feed:
         return balanced_indices(self._members, options.seed, step, options.batch, role, domains)
 
     def _part(
-        self, drawn: dict[str, NDArray[np.int64]], start: int, count: int, pairs: Tensor | None, step: int
+        self, drawn: dict[str, NDArray[np.int64]], start: int, count: int, pairs: dict[str, Tensor], step: int
     ) -> Batch:
         options = self.options
         rows = [chosen[start : start + count] for chosen in drawn.values()]
@@ -122,7 +126,17 @@ class Feed:
         ]
         labels = [None if self.labels is None else self._put(self.labels[chosen]) for chosen in rows[:2]]
         share, second = count / options.batch, images[2] if len(images) > 2 else None
-        return Batch(*images[:2], *labels, pairs, share, rng, step, options.progress(step), second)
+        return Batch(
+            *images[:2],
+            *labels,
+            pairs.get("reference"),
+            share,
+            rng,
+            step,
+            options.progress(step),
+            second,
+            pairs.get("source"),
+        )
 
     def _images(self, rows: NDArray[np.int64]) -> Tensor:
         return self._put(self.store.read(rows)).float() / 127.5 - 1
