@@ -66,7 +66,7 @@ METHODS = {
         ),
         Entry(
             "style_aware",
-            "Style-aware (Kim et al.)",
+            "Kim et al.",
             supervision="none",
             module="lanit.methods.style_aware:StyleAware",
             settings="lanit.settings.style_aware:StyleAwareOptions",

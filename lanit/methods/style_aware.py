@@ -53,14 +53,18 @@ class StyleAware:
         options.check(size, len(domains))
         self.options, self.clusters = options, options.prototypes(len(domains))
         self.device, network = torch.device(device), options.network
-        self.networks = nn.ModuleDict(
-            {
-                "generator": Generator(size, network),
-                "discriminator": StyleDiscriminator(size, network),
-                "prototypes": Prototypes(self.clusters, network.style_size),
-                "queue": CodeQueue(self.clusters, network.style_size),
-            }
-        ).to(device, memory_format=torch.channels_last)
+        self.networks = (
+            nn.ModuleDict(
+                {
+                    "generator": Generator(size, network),
+                    "discriminator": StyleDiscriminator(size, network),
+                    "prototypes": Prototypes(self.clusters, network.style_size),
+                    "queue": CodeQueue(self.clusters, network.style_size),
+                }
+            )
+            .to(device)
+            .to(memory_format=torch.channels_last)
+        )
         averaged = ("generator", "discriminator", "prototypes")
         self.averaged = nn.ModuleDict({name: copy.deepcopy(self.networks[name]) for name in averaged})
         self.averaged.requires_grad_(False).eval()

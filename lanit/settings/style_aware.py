@@ -71,9 +71,7 @@ class StyleAwareViews:
     first_crop: Annotated[float, Within(0, 1, above=True)] = (
         0.8  # side of the first view's crop, taken with probability ½: 256 of 320 pixels
     )
-    smallest_crop: Part = (
-        0.25  # area of the second view's crop, from this share to all of it
-    )
+    smallest_crop: Part = 0.25  # area of the second view's crop, from this share to all of it
     # Colours of the second; 0.2, 0.2, 0.2 and 0.01 in the released command for faces, none for animals.
     brightness: Weight = 0.0  # half-width about a factor of 1, as are the next two
     contrast: Weight = 0.0
