@@ -70,6 +70,7 @@ class Lanit(StarGan2):
         if self.language is not None:
             options.check_prompts(self.language.prompts)
         self.slack = self.language is not None and self.language.uncovered == "slack"
+        self.draws_fully_covered = options.fully_covered == "drawn"
         super().__init__(options, size, domains, device, heads=len(domains) + self.slack)
         self.guide, self.labels_folder = None, labels_folder
         if self.language is not None and labels_folder is not None and options.loss.dl > 0:

@@ -118,6 +118,7 @@ class LanguageMethod(LabelledMethod, Protocol):
     """A method whose labels come of texts; its constructor takes `language` and `labels_folder` too."""
 
     language: LanguageOptions
+    draws_fully_covered: bool  # are images drawn that every candidate covers?
 
     def relabels(self, step: int, progress: float) -> bool:
         """Are the labels to be made anew before this step?"""

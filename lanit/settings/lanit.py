@@ -37,6 +37,8 @@ class LanitOptions(StarGan2Options):
     loss: LanitLossOptions = field(default_factory=LanitLossOptions)
     prompts: PromptOptions = field(default_factory=PromptOptions)
     mapping_learning_rate: Positive = 1e-4  # LANIT's; StarGAN v2's own is 1e-6
+    # Images that every candidate covers: the released code takes no step on a batch that holds one.
+    fully_covered: Literal["drawn", "left_out"] = "drawn"
 
     def check_prompts(self, prompts: str) -> None:
         """Raise LanitError where prompts are to learn from a language loss without a weight."""
