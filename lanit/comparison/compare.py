@@ -90,12 +90,13 @@ def compare(
 
     comparison = tables.comparison_tables(all_scores)
     variants = tables.variant_tables(all_scores, domains)
+    clusters = tables.cluster_tables(all_scores)
     first = tables.table1(all_scores, published, domains)
     second = tables.table2(all_scores, published)
     labels = [tables.labels_summary(qualities), tables.labels_table(qualities)] if qualities else []
     folder = output / "tables"
     write_whole(folder / "comparison.csv", tables.comparison_csv(all_scores))
-    for name, group in (("comparison", [*variants, *comparison]), ("table1", first), ("table2", second)):
+    for name, group in (("comparison", [*variants, *comparison, *clusters]), ("table1", first), ("table2", second)):
         write_whole(folder / f"{name}.md", "\n".join(to_markdown(table) for table in group))
         latex = "\n".join(to_latex(table) for table in group)
         write_whole(folder / f"{name}.tex", "% \\usepackage{booktabs}\n" + latex)
@@ -118,7 +119,7 @@ def compare(
     title = "Comparison of translation methods" + (f" · {options.sweep}" if options.sweep else "")
     command = _ui_command(track) if track else None
     over = second if len(counts) > 1 else []  # at one N, Table 2 says what Table 1 does
-    headline, detail = [*variants, *first, *over, *labels[:1]], [*comparison, *labels[1:]]
+    headline, detail = [*variants, *first, *over, *labels[:1]], [*comparison, *clusters, *labels[1:]]
     write_whole(output / "report.html", render_report(title, all_scores, headline, detail, chapters, command))
     if track:
         try:

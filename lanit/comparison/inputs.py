@@ -26,6 +26,7 @@ MEANS = (
     "source_rate_candidates",
     "kept_rate",
 )
+CLUSTERS = ("accuracy", "nmi", "ari", "purity", "largest_class", "images", "used")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Score:
     code: str
     config: str
     mean: dict[str, float | None]  # the names in MEANS; None where the protocol cannot tell
+    clusters: dict[str, float | None]  # the names in CLUSTERS; empty for a method that finds no domains itself
     n_real: int  # images of the evaluation class that has fewest
     n_fake: int
     raw: dict[str, Any]
@@ -293,6 +295,7 @@ def _read_score(path: Path) -> Score:
             code=str(values["code"]),
             config=str(values["config"]),
             mean=mean,
+            clusters=_read_clusters(values.get("clusters")),
             n_real=min(int(row["n_real"]) for row in per_class),
             n_fake=min(int(row["n_fake"]) for row in per_class),
             raw=values,
@@ -301,6 +304,13 @@ def _read_score(path: Path) -> Score:
         raise LanitError(f"{path} lacks {error}; make it again with `lanit evaluate scores`") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise LanitError(f"{path} is malformed ({error}); make it again with `lanit evaluate scores`") from None
+
+
+def _read_clusters(values: dict[str, Any] | None) -> dict[str, float | None]:
+    if values is None:
+        return {}
+    found = {name: _number(values[name], f"clusters.{name}") for name in CLUSTERS}
+    return found | {name: int(values[name]) for name in ("images", "used")}
 
 
 def _read_quality(path: Path) -> list[Quality]:

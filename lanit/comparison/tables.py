@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from lanit.catalogue import EXTERNAL, METHODS
 from lanit.comparison.inputs import (
+    CLUSTERS,
     MEANS,
     Published,
     Quality,
@@ -38,6 +39,7 @@ COMPARISON_COLUMNS = (
     "features",
     "setting",
     *MEANS,
+    *(f"cluster_{name}" for name in CLUSTERS),
     "images_seen",
     "train_seconds",
     "n_real",
@@ -55,6 +57,14 @@ VARIANT_COLUMNS = (  # heading, metric, factor, digits, is more better?
     ("… of candidates % ↑", "hit_rate_candidates", 100, 1, True),
     ("Kept % ↑", "kept_rate", 100, 1, True),
 )
+CLUSTER_COLUMNS = (  # heading, score, factor, digits
+    ("Accuracy % ↑", "accuracy", 100, 1),
+    ("NMI ↑", "nmi", 1, 3),
+    ("ARI ↑", "ari", 1, 3),
+    ("Purity % ↑", "purity", 100, 1),
+    ("Largest class %", "largest_class", 100, 1),
+    ("Used", "used", 1, 1),
+)
 SUPERVISION = {"truth": "labels", "text": "text", "none": "none"}  # as the paper's tables call it
 PAPER_NOTE = [
     "The columns (paper) are the numbers printed there, measured with Inception features under the authors' own "
@@ -67,7 +77,8 @@ def comparison_csv(scores: Sequence[Score]) -> str:
     """Every run, one a row, in full precision; an empty field is a number that the protocol cannot tell."""
     rows = []
     for score in scores:
-        row = {name: getattr(score, name) for name in COMPARISON_COLUMNS if name not in MEANS}
+        row = {f"cluster_{name}": score.clusters.get(name) for name in CLUSTERS}
+        row |= {name: getattr(score, name) for name in COMPARISON_COLUMNS if name not in {*MEANS, *row}}
         row |= score.mean | {"protocol": protocol_name(score), "features": features_name(score)}
         rows.append([row[name] for name in COMPARISON_COLUMNS])
     return _csv(COMPARISON_COLUMNS, rows)
@@ -163,6 +174,34 @@ def variant_tables(scores: Sequence[Score], domains: int) -> list[Table]:
         notes.append("The best of each column is bold.")
         label = _numbered(f"tab:variants-{dataset}".replace("_", "-"), tables)
         tables.append(Table(f"Variants on {dataset_name(dataset)} at N = {domains}", label, columns, rows, notes))
+    return tables
+
+
+def cluster_tables(scores: Sequence[Score]) -> list[Table]:
+    """How well found domains agree with truth, one table a (dataset, setting) that has some: means over seeds."""
+    tables = []
+    groups = by_setting(score for score in scores if score.clusters.get("accuracy") is not None)
+    for (dataset, _), group in groups.items():
+        rows, rules, before = [], set(), None
+        for n, method, variant in dict.fromkeys((s.domains, s.method, s.variant) for s in group):
+            runs = [s for s in group if (s.domains, s.variant) == (n, variant)]
+            row = [text(n), text(variant_name(method, variant))]
+            for _, name, scale, digits in CLUSTER_COLUMNS:
+                row.append(text(_spread([scale * s.clusters[name] for s in runs], digits)))
+            if before not in (None, n):
+                rules.add(len(rows))
+            rows.append(row)
+            before = n
+        columns = [Column("N"), Column("Method", numeric=False)] + [Column(heading) for heading, *_ in CLUSTER_COLUMNS]
+        split = group[0].protocol.get("split", "test") if isinstance(group[0].protocol, dict) else "test"
+        notes = [
+            f"Over the {group[0].clusters['images']:,} images of split {split} that show exactly one of the evaluation "
+            "classes. Accuracy: by the best one-to-one matching of clusters and classes; largest class: what one "
+            "cluster for all would have as accuracy and purity; used: clusters with any image of the split.",
+            *_seeds_note([group]),
+        ]
+        label = _numbered(f"tab:clusters-{dataset}".replace("_", "-"), tables)
+        tables.append(Table(f"Found domains on {dataset_name(dataset)}", label, columns, rows, notes, rules))
     return tables
 
 

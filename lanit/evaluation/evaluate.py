@@ -99,6 +99,7 @@ def run_features(arguments: argparse.Namespace) -> None:
 
 
 def run_scores(arguments: argparse.Namespace) -> None:
+    from lanit.evaluation.clusters import cluster_quality
     from lanit.evaluation.scores import Real, Translations, score
     from lanit.files import read_tensors, write_whole
 
@@ -137,6 +138,10 @@ def run_scores(arguments: argparse.Namespace) -> None:
         record["domains"],
         protocol.k,
     )
+    clusters = None
+    if "clusters" in made:
+        of_classes = truth[:, [known.index(name) for name in about["classes"]]]
+        clusters = cluster_quality(made["clusters"], of_classes, about["clusters"])
     copied = ("dataset", "method", "seed", "images_seen", "train_seconds", "code", "config")
     variant = record.get("variant") or record["method"]
     scores = {key: record[key] for key in copied} | {
@@ -146,6 +151,7 @@ def run_scores(arguments: argparse.Namespace) -> None:
         "features": about["features"],
         "per_class": per_class,
         "mean": mean,
+        "clusters": clusters,
     }
     if record.get("perceptual"):
         scores["perceptual"] = record["perceptual"]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lanit.data.batches import ImageStore
     from lanit.evaluation.features import Extractor
-    from lanit.methods.protocol import LabelledMethod, Method
+    from lanit.methods.protocol import ClusteringMethod, LabelledMethod, Method
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
     from lanit.evaluation.features import FeatureOptions, choose_device, load_extractor
     from lanit.files import write_tensors
     from lanit.methods import load_method
-    from lanit.methods.protocol import LabelledMethod
+    from lanit.methods.protocol import ClusteringMethod, LabelledMethod
 
     record = read_run(arguments.run_folder)
     split = options.protocol.split
@@ -85,6 +85,8 @@ def run(arguments: argparse.Namespace) -> None:
         arrays["unlabelled"] = unlabelled[pairs.reference]
         if of_target is not None:
             arrays["unlabelled"] &= ~of_target.any(axis=1)[pairs.target]
+    if isinstance(method, ClusteringMethod):
+        arrays["clusters"] = find_clusters(method, translator)
     metadata = {
         "protocol": asdict(options.protocol),
         "classes": classes,
@@ -92,6 +94,8 @@ def run(arguments: argparse.Namespace) -> None:
         "judged": extractor.classes,
         "config": record["config"],
     }
+    if isinstance(method, ClusteringMethod):
+        metadata["clusters"] = method.clusters
     rows = draw_picture_rows(truth, known, classes, options.picture_sources, options.protocol.seed)
     names = domain_names(record)
     write_pictures(arguments.pictures, translator, *rows, classes, names, options.protocol.seed)
@@ -232,6 +236,18 @@ def translate_pairs(
     if logits[0] is not None:
         arrays["logits"] = torch.cat(logits).numpy()
     return arrays | {"source": pairs.source, "reference": pairs.reference, "target": pairs.target}
+
+
+def find_clusters(method: ClusteringMethod, translator: Translator) -> NDArray[np.int64]:
+    """The cluster (n,) that the averaged networks put each image of the split into."""
+    import numpy as np
+    import torch
+
+    found = []
+    with torch.no_grad():
+        for rows in _batches(np.arange(len(translator.store)), translator.batch):
+            found.append(method.cluster_logits(translator.read(rows)).argmax(1).cpu())
+    return torch.cat(found).numpy()
 
 
 def write_pictures(

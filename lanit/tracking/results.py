@@ -103,10 +103,14 @@ def has_tables(track: str | Path, datasets: Iterable[str], mark: str) -> bool:
 
 
 def score_metrics(scores: Mapping[str, Any]) -> dict[str, float]:
-    """`scores.json` → flat metrics: means by name ("mfid"), classes as "fid/red hair"; absent values left out."""
+    """`scores.json` → flat metrics: means by name ("mfid"), classes as "fid/red hair", clusters as "clusters/nmi".
+
+    Absent values are left out.
+    """
     flat = dict(scores.get("mean", {}).items())
     for group, values in scores.get("per_class", {}).items():
         flat.update({f"{name}/{group}": value for name, value in values.items()})
+    flat.update({f"clusters/{name}": value for name, value in (scores.get("clusters") or {}).items()})
     return {
         legal_name(name): float(value)
         for name, value in flat.items()

@@ -12,6 +12,7 @@ from made_up_sweep import score, write_quality, write_run
 from lanit.comparison.inputs import by_setting, read_published, read_qualities, read_scores, variant_name
 from lanit.comparison.render import Column, Part, Table, escape_latex, text, to_latex, to_markdown
 from lanit.comparison.tables import (
+    cluster_tables,
     comparison_csv,
     comparison_tables,
     labels_csv,
@@ -72,6 +73,39 @@ def test_the_csv_has_every_run_with_all_its_columns(tmp_path):
     assert float(rows[0]["mfid"]) == 33.25 and rows[0]["mkid"] == "0.03325"
     assert (rows[0]["n_real"], rows[0]["n_fake"]) == ("57", "400")  # the class that has fewest
     assert (rows[0]["protocol"], rows[0]["features"]) == ("reference", "judge")
+
+
+FOUND = {"accuracy": 0.5, "nmi": 0.25, "ari": 0.125, "purity": 0.75, "largest_class": 0.2, "images": 321, "share": 0.4,
+         "clusters": 10, "used": 9}  # fmt: skip
+
+
+def test_found_domains_stand_in_a_table_of_their_own(tmp_path):
+    better = FOUND | {"accuracy": 0.7, "used": 10}
+    without = dict.fromkeys(FOUND, None) | {"images": 0, "used": 4, "clusters": 4, "share": 0.0}
+    scores = read(
+        tmp_path,
+        score(),
+        score(method="tunit", clusters=FOUND),
+        score(method="tunit", seed=1, clusters=better),
+        score(method="style_aware", clusters=better),
+        score(method="tunit", domains=4, clusters=FOUND),
+        score(method="tunit", domains=7, clusters=without),  # no image shows one class alone
+    )
+    (table,) = cluster_tables(scores)
+    rows = {
+        tuple(row[:2]): row[2:] for row in [["".join(part.text for part in cell) for cell in row] for row in table.rows]
+    }
+    assert list(rows) == [("4", "TUNIT"), ("10", "TUNIT"), ("10", "Kim et al.")] and table.rules == {1}
+    assert rows["10", "TUNIT"] == [
+        "60.0 ± 14.1", "0.250 ± 0.000", "0.125 ± 0.000", "75.0 ± 0.0", "20.0 ± 0.0", "9.5 ± 0.7"
+    ]  # fmt: skip
+    assert rows["10", "Kim et al."][0] == "70.0" and "321 images of split test" in table.notes[0]
+    assert cluster_tables(read(tmp_path / "other", score())) == []
+    found = list(csv.DictReader(io.StringIO(comparison_csv(scores))))
+    assert [(row["method"], row["cluster_accuracy"], row["cluster_images"]) for row in found] == [
+        ("tunit", "0.5", "321"), ("tunit", "", "0"), ("tunit", "0.5", "321"), ("tunit", "0.7", "321"),
+        ("style_aware", "0.7", "321"), ("lanit", "", ""),
+    ]  # fmt: skip
 
 
 def test_a_rate_that_the_features_cannot_tell_is_empty(tmp_path):

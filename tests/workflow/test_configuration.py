@@ -421,24 +421,57 @@ def test_the_papers_domains_are_lists_of_their_length():
 
 
 def test_no_setting_of_the_demo_reaches_the_papers_sweep():
-    """It is laid over the demo's: every setting that the demo changes is changed back to the paper's, the default.
+    """It is laid over the demo's: every setting that the demo changes is changed back to the paper's, the default, or,
+    where the paper is silent, to that of the released code.
 
     The choices that are not a method's settings have no default; the paper's file names each of them.
     """
+    from lanit import catalogue
     from lanit.config import parse
-    from lanit.methods.lanit import LanitOptions
-    from lanit.methods.tunit import TunitOptions
     from lanit.training.options import AugmentOptions
 
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     paper = yaml.safe_load((CONFIGS / "paper.yaml").read_text())
     assert (paper["labeller"], paper["prompts"], paper["uncovered"]) == ("adaptive", "learned", "left_out")
+    assert paper["clip"]["vit_b_32"]["resize"] == "corners"
     update_config(config, paper)
-    for method, options in (("lanit", LanitOptions), ("tunit", TunitOptions)):
-        training = config["train"][method]
-        assert parse(options, training["settings"], method) == options()
-        assert parse(AugmentOptions, training["augment"], method) == AugmentOptions()
-        assert set(training) == {"batch", "augment", "settings"}
+    released = {
+        "lanit": {"network": {"base_channels": None}, "fully_covered": "left_out",
+                  "prompts": {"learning_rate": 1e-6, "weight_decay": 1e-4}},
+        "stargan2": {"network": {"base_channels": None}, "loss": {"real": "sources"}},
+        "tunit": {"view": {"crop": "anywhere", "border": "black"}, "statistics": "separate"},
+    }  # fmt: skip
+    for method, settings in released.items():
+        training, keys = config["train"][method], {"batch", "augment", "settings"}
+        expected = catalogue.read_settings(method, settings)
+        assert catalogue.read_settings(method, training["settings"]) == expected, method
+        assert parse(AugmentOptions, training["augment"], method) == AugmentOptions(crop=method != "tunit")
+        assert set(training) == keys | ({"images"} if method != "lanit" else set())
+    # Iterations times batch, as released.
+    assert config["train"]["images"] == 150_000 * config["train"]["lanit"]["batch"]
+    assert config["train"]["stargan2"]["images"] == 100_000 * config["train"]["stargan2"]["batch"]
+    assert config["train"]["tunit"]["images"] == 200_000 * config["train"]["tunit"]["batch"]
+
+
+def test_what_the_papers_file_takes_from_released_code_says_so():
+    """Every line that gives one of its values, or the first of those that a comment speaks of."""
+    lines = (CONFIGS / "paper.yaml").read_text().splitlines()
+    taken = (
+        "resize: corners", "fully_covered: left_out", "weight_decay: 0.0001  #", "learning_rate: 0.000001  #", "view:",
+        "images: 6400000", "images: 800000", "statistics:", "warmup:", "ema_start:", "base_channels: null",
+        "augment: {crop: false",
+    )  # fmt: skip
+    for key in taken:
+        given = [line for line in lines if line.strip().startswith(key)]
+        assert given and all("# released" in line for line in given), key
+
+
+def test_how_clip_resizes_reaches_every_command_that_uses_it(snakemake):
+    overlay = {"domains": [4], "methods": ["lanit"], "clip": {"faces": {"resize": "corners"}}}
+    for command in ("lanit embed texts", "lanit embed images", "lanit train"):
+        for call in planned(snakemake, command, overlays=[overlay]):
+            options = call["options"].get("language", call["options"])
+            assert options["clip"]["resize"] == "corners", command
 
 
 def test_the_workflow_lints_clean(snakemake):

@@ -156,7 +156,8 @@ def get_clip(wildcards):
     """CLIP options: an open_clip model by name or JSON file, and its weights by tag or file."""
     clip = config["clip"][clip_of(wildcards)]
     trained = f"{RESULTS}/clip/{clip_of(wildcards)}/clip.safetensors"
-    return {"model": clip["model"], "pretrained": trained if "train" in clip else clip["pretrained"]}
+    options = {"model": clip["model"], "pretrained": trained if "train" in clip else clip["pretrained"]}
+    return options | {key: clip[key] for key in ("resize",) if key in clip}
 
 
 def get_clip_files(wildcards):
