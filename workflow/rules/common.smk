@@ -260,7 +260,7 @@ def get_perceptual(wildcards):
 def get_perceptual_files(wildcards):
     """The files among it: a training waits for them."""
     given = get_perceptual(wildcards)
-    values = [*given.get("clip", {}).values(), given.get("weights"), given.get("linear")]
+    values = [*(given.get("clip") or {}).values(), given.get("weights"), given.get("linear")]
     return [value for value in values if is_file_name(value)]
 
 
