@@ -25,9 +25,15 @@ include: "workflow/rules/compare.smk"
 rule all:
     default_target: True
     input:
+        get_sweep,
         rules.compare.output,
+        rules.track.output,
 
 
 onsuccess:
-    if Path(RESULTS, "report.html").exists():  # not after a part of the sweep
-        print(describe_results())
+    print(describe_results([*get_sweep(), *rules.compare.output, *rules.track.output]))
+
+
+onerror:
+    if not list_missing([*get_sweep(), *rules.compare.output]):  # all but MLflow
+        print(describe_results([]))

@@ -65,6 +65,13 @@ METHODS = {
             settings="lanit.settings.tunit:TunitOptions",
         ),
         Entry(
+            "style_aware",
+            "Kim et al.",
+            supervision="none",
+            module="lanit.methods.style_aware:StyleAware",
+            settings="lanit.settings.style_aware:StyleAwareOptions",
+        ),
+        Entry(
             "lanit",
             "LANIT",
             supervision="text",

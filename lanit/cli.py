@@ -19,7 +19,7 @@ COMMANDS = {
     "evaluate": ("lanit.evaluation.evaluate", "train a judge, extract real features, score translations"),
     "compare": ("lanit.comparison.compare", "gather scores into tables, plots, pictures and a report"),
     "apply": ("lanit.using.apply", "translate pictures of your own with a trained model"),
-    "track": ("lanit.tracking", "create the MLflow store, its experiments and its sweep"),
+    "track": ("lanit.comparison.track", "enter in MLflow what its store lacks of a sweep"),
 }
 
 

@@ -98,7 +98,7 @@ def parse(cls: type[T], values: dict[str, Any], where: str = "options") -> T:
     if not isinstance(values, dict):
         raise LanitError(f"{where} must be a mapping, not {values!r}")
     hints = typing.get_type_hints(cls, include_extras=True)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
@@ -144,7 +144,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise LanitError(f"{where} must be one of {', '.join(map(str, arguments))}, not {value!r}")
         return value
     if dataclasses.is_dataclass(hint):
-        return parse(hint, value, where)
+        return parse(typing.cast(type, hint), value, where)
     if origin in (list, tuple):
         if not isinstance(value, (list, tuple)):
             raise LanitError(f"{where} must be a list, not {value!r}")

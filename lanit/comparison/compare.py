@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import io
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,8 @@ from lanit.comparison.inputs import (
     beside,
     by_setting,
     dataset_name,
+    file_name,
+    picture_name,
     read_metrics,
     read_published,
     read_qualities,
@@ -32,6 +33,7 @@ from lanit.comparison.pictures import Pictures, draw, draw_overview, latent_grid
 from lanit.comparison.prompt_report import read_prompts
 from lanit.comparison.render import to_latex, to_markdown
 from lanit.comparison.report import Chapter, Figure, render_report
+from lanit.comparison.track import log_results
 from lanit.config import LanitError, parse, read_options
 from lanit.files import write_whole
 
@@ -58,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", nargs="*", type=Path, default=[], help="metrics.jsonl of each run")
     parser.add_argument("--prompts", nargs="*", type=Path, default=[], help="prompts.json of runs that learned them")
     parser.add_argument("--output", type=Path, required=True, help="folder for tables/, plots/, pictures/, report.html")
-    parser.add_argument("--track", type=Path, help="store.json of `lanit track`: results go to MLflow too")
+    parser.add_argument("--track", help="MLflow's store: {uri, sweep} as JSON or a file; without it nothing goes there")
     parser.set_defaults(run=_run)
 
 
@@ -70,7 +72,7 @@ def compare(
     metrics: Sequence[Path],
     prompts: Sequence[Path],
     output: Path,
-    track: Path | None = None,
+    track: str | None = None,
 ) -> None:
     """Write tables, plots, pictures and the report under `output`, and add them to MLflow where `track` is given.
 
@@ -118,12 +120,10 @@ def compare(
     headline, detail = [*variants, *first, *over, *labels[:1]], [*comparison, *labels[1:]]
     write_whole(output / "report.html", render_report(title, all_scores, headline, detail, chapters, command))
     if track:
-        _log(track, all_scores, grids, output, domains)
-
-
-def picture_name(score: Score, kind: str) -> str:
-    """File name of a run's grid, such as "faces-lanit-n10-seed0-references.png"."""
-    return f"{_file_name(score.dataset)}-{_file_name(score.variant)}-n{score.domains}-seed{score.seed}-{kind}.png"
+        try:
+            log_results(track, all_scores, output)
+        except LanitError as error:  # what has been written stands, whatever becomes of the store
+            print(f"warning: the results are not in MLflow: {error}", file=sys.stderr)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -150,7 +150,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _plots(dataset, scores, published, qualities, output: Path) -> list[Figure]:
     figures = []
-    stem = _file_name(dataset)
+    stem = file_name(dataset)
     for index, ((_name, setting), group) in enumerate(
         item for item in by_setting(scores).items() if item[0][0] == dataset
     ):
@@ -195,7 +195,7 @@ def _overview(dataset, grids, domains: int, options: CompareOptions, output: Pat
     titled = [(f"{score.name}, N = {domains}", images) for score, images in chosen.values()]
     png = _png(draw_overview(titled, options.overview_rows, options.overview_columns))
     caption = "Each source (first column) in the style of each reference (first row)."
-    file = f"pictures/{_file_name(dataset)}-overview.png"
+    file = f"pictures/{file_name(dataset)}-overview.png"
     return [_figure(output, file, f"Translations at N = {domains}", caption, png)]
 
 
@@ -218,7 +218,7 @@ def _losses(dataset, losses, output: Path) -> list[Figure]:
         runs = [(s, lines) for s, lines in losses if (s.dataset, s.variant) == (dataset, variant)]
         png = plots.plot_losses(runs)
         if png is not None:
-            name = f"plots/{_file_name(dataset)}-{_file_name(variant)}-losses.png"
+            name = f"plots/{file_name(dataset)}-{file_name(variant)}-losses.png"
             figures.append(_figure(output, name, f"Losses of {runs[0][0].name}", "One line a run.", png))
     return figures
 
@@ -234,30 +234,7 @@ def _png(image) -> bytes:
     return stream.getvalue()
 
 
-def _log(track: Path, scores: Sequence[Score], grids, output: Path, domains: int) -> None:
-    """Add the results to MLflow; what has been written stands, whatever becomes of the store."""
-    from lanit.tracking import log_scores, log_tables
-
-    try:
-        with_pictures = {score.path for score, _ in grids}
-        for score in scores:
-            kinds = ("references", "latents") if score.path in with_pictures else ()
-            files = [output / "pictures" / picture_name(score, kind) for kind in kinds]
-            log_scores(track, score.path.parent, score.raw, files)
-        shared = [(output / "report.html", "")]
-        shared += [(path, "tables") for path in sorted((output / "tables").iterdir()) if path.is_file()]
-        files = {}
-        for dataset in sorted({score.dataset for score in scores}):
-            stem = _file_name(dataset)
-            files[dataset] = list(shared)
-            files[dataset] += [(path, "plots") for path in sorted((output / "plots").glob(f"{stem}-*.png"))]
-            files[dataset] += [(path, "pictures") for path in (output / "pictures").glob(f"{stem}-overview.png")]
-        log_tables(track, files)
-    except LanitError as error:
-        print(f"warning: the results are not in MLflow: {error}", file=sys.stderr)
-
-
-def _ui_command(track: Path) -> str:
+def _ui_command(track: str) -> str:
     from lanit.tracking import read_store, ui_command
 
     return ui_command(read_store(track).uri)
@@ -273,10 +250,6 @@ def _in_order(pairs: Sequence[tuple[Score, T]], dataset: str) -> list[tuple[Scor
 
 def _run_name(score: Score) -> str:
     return f"{score.name}, N = {score.domains}, seed {score.seed}"
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def _relative(path: Path) -> str:

@@ -6,21 +6,15 @@ import csv
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from lanit.catalogue import METHODS
 from lanit.config import LanitError, digest
 
-# In the order of the paper's Table 1: with labels, without, with names.
-METHODS = {
-    "stargan2": "StarGAN v2",
-    "smoothing": "Smoothing",
-    "tunit": "TUNIT",
-    "style_aware": "Kim et al.",
-    "lanit": "LANIT",
-}
 DATASETS = {"celeba_hq": "CelebA-HQ", "animal_faces_10": "AnimalFaces-10", "food_10": "Food-10"}
 MEANS = (
     "mfid",
@@ -95,6 +89,16 @@ class Published:
     mfid: float  # two digits after the point in Table 1, one in Table 2
     density: float
     coverage: float
+
+
+def picture_name(score: Score, kind: str) -> str:
+    """File name of a run's grid, such as "faces-lanit-n10-seed0-references.png"."""
+    return f"{file_name(score.dataset)}-{file_name(score.variant)}-n{score.domains}-seed{score.seed}-{kind}.png"
+
+
+def file_name(name: str) -> str:
+    """A name as part of a file's name."""
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def read_scores(paths: Iterable[Path]) -> list[Score]:
@@ -196,7 +200,7 @@ def beside(path: Path, scores: Sequence[Score]) -> Score:
 
 def variant_name(method: str, variant: str) -> str:
     """Name in tables: "LANIT" for the method itself, "LANIT: no dl" for the variant `lanit_no_dl`."""
-    name = METHODS.get(method, method)
+    name = METHODS[method].title if method in METHODS else method
     return name if variant == method else f"{name}: {variant.removeprefix(f'{method}_').replace('_', ' ')}"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lanit.catalogue import METHODS
 from lanit.config import LanitError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ EDGE = 8  # around everything, and between what was given and what was made
 LINE = 14  # height of a line of text
 FONT_SIZE = 12
 INK, PALE = (34, 34, 34), (110, 110, 110)
-UNNAMED = {"tunit"}  # methods whose domains are clusters without names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,8 @@ def reference_grid(pictures: Pictures) -> Grid:
 def latent_grid(pictures: Pictures, method: str) -> Grid:
     """Sources (rows) × domains by latent code (columns), under the domains' names, or clusters' numbers without any."""
     count = pictures.latent_grid.shape[1]
-    named = method not in UNNAMED and count == len(pictures.domains)
+    named = method not in METHODS or METHODS[method].is_labelled
+    named = named and count == len(pictures.domains)
     headings = pictures.domains if named else [f"cluster {i + 1}" for i in range(count)]
     return Grid(pictures.latent_grid, headings, pictures.sources)
 

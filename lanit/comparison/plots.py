@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from lanit.catalogue import METHODS
 from lanit.comparison.inputs import (
     Published,
     Quality,
@@ -26,15 +27,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which readers with any colour vision tell apart; markers tell the same.
-COLOURS = {
-    "lanit": "#0072B2",
-    "tunit": "#D55E00",
-    "stargan2": "#009E73",
-    "smoothing": "#CC79A7",
-    "style_aware": "#E69F00",
-}
-MARKERS = {"lanit": "o", "tunit": "s", "stargan2": "^", "smoothing": "D", "style_aware": "v"}
+# Okabe and Ito's palette, which readers with any colour vision tell apart; markers tell the same. Each method has its
+# own by its place in the catalogue.
+PALETTE = ("#009E73", "#CC79A7", "#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#000000", "#999999")
+COLOURS = dict(zip(METHODS, PALETTE))
+MARKERS = dict(zip(METHODS, "^Dsvo*XP"))
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = "sD^vPX*h"
 DOTS = {"s": 12, "alpha": 0.45, "linewidths": 0}  # the seeds

@@ -11,6 +11,7 @@ import io
 import statistics
 from collections.abc import Iterable, Sequence
 
+from lanit.catalogue import METHODS
 from lanit.comparison.inputs import (
     MEANS,
     Published,
@@ -53,7 +54,7 @@ VARIANT_COLUMNS = (  # heading, metric, factor, digits, is more better?
     ("… of candidates % ↑", "hit_rate_candidates", 100, 1, True),
     ("Kept % ↑", "kept_rate", 100, 1, True),
 )
-SUPERVISION = {"stargan2": "labels", "smoothing": "labels", "tunit": "none", "style_aware": "none", "lanit": "text"}
+SUPERVISION = {"truth": "labels", "text": "text", "none": "none"}  # as the paper's tables call it
 PAPER_NOTE = [
     "The columns (paper) are the numbers printed there, measured with Inception features under the authors' own "
     "protocol at 256 × 256: compare their order with ours, not their size."
@@ -175,7 +176,10 @@ def table1(scores: Sequence[Score], published: Sequence[Published], domains: int
         variants |= {(p.method, p.method) for ps in papers.values() for p in ps}
         variants = sorted(variants, key=lambda pair: variant_rank(*pair))
         columns = [Column("Method", numeric=False), Column("Supervision", numeric=False)]
-        rows = [[text(variant_name(m, v)), text(SUPERVISION.get(m, DASH))] for m, v in variants]
+        rows = [
+            [text(variant_name(m, v)), text(SUPERVISION[METHODS[m].supervision] if m in METHODS else DASH)]
+            for m, v in variants
+        ]
         for dataset in section:
             ours = [_ours(chosen[dataset], v) for _, v in variants]
             paper = [_paper(papers[dataset], v) for _, v in variants]

@@ -7,7 +7,7 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -161,7 +161,7 @@ def balanced_indices(
     return np.array([members[n][int(u * len(members[n]))] for n, u in zip(domains, uniform[1])], np.int64)
 
 
-def prefetch(load: Callable[[int], T], steps: Iterable[int], depth: int = 2) -> Iterator[T]:
+def prefetch(load: Callable[[int], T], steps: Iterable[int], depth: int = 2) -> Generator[T, None, None]:
     """Yield `load(step)` for each step in order, loading up to `depth` steps ahead in a background thread.
 
     An error of `load` is raised here, at its step. Closing the iterator ends the thread.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scores.add_argument("--real", required=True, type=Path, help="features of the protocol's split")
     scores.add_argument("--run", dest="run_folder", required=True, type=Path, help="folder of the run")
     scores.add_argument("--options", default="{}", help="JSON, or the path of a JSON or YAML file")
-    scores.add_argument("--track", type=Path, help="store record of `lanit track`; without it nothing goes to MLflow")
+    scores.add_argument("--track", help="MLflow's store: {uri, sweep} as JSON or a file; without it nothing goes there")
     scores.add_argument("--pictures", type=Path, nargs="*", default=[], help="files to hand to MLflow with the scores")
     scores.set_defaults(run=run_scores)
 
@@ -147,7 +148,10 @@ def run_scores(arguments: argparse.Namespace) -> None:
     if arguments.track is not None:
         from lanit.tracking import log_scores
 
-        log_scores(arguments.track, arguments.run_folder, scores, arguments.pictures)
+        try:
+            log_scores(arguments.track, arguments.run_folder, scores, arguments.pictures)
+        except LanitError as error:  # scores that were hours in the making are not lost to it
+            print(f"warning: the scores are in {arguments.output}, and not in MLflow: {error}", file=sys.stderr)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:

@@ -220,7 +220,8 @@ def domain_regularisation(
             threshold is probability ½.
         scale: τ, CLIP's own logit scale.
     """
-    return sum(_domain_entropy(d, f, domain, similarity, scale) for d, f in (translated, flipped))
+    of_translated, of_flipped = (_domain_entropy(d, f, domain, similarity, scale) for d, f in (translated, flipped))
+    return of_translated + of_flipped
 
 
 def _domain_entropy(labels: Tensor, similarities: Tensor, domain: Tensor, similarity: str, scale: float) -> Tensor:

@@ -83,19 +83,23 @@ class StarGan2:
         options.check(size, len(domains))
         self.options, self.size, self.device, self.domains = options, size, torch.device(device), list(domains)
         sizes, count = options.network, heads or len(domains)
-        self.networks = nn.ModuleDict(
-            {
-                "generator": Generator(size, sizes),
-                "mapping": Mapping(count, sizes),
-                "style_encoder": StyleEncoder(size, count, sizes),
-                "discriminator": Discriminator(size, count, sizes),
-            }
-        ).to(self.device, memory_format=torch.channels_last)
+        self.networks = (
+            nn.ModuleDict(
+                {
+                    "generator": Generator(size, sizes),
+                    "mapping": Mapping(count, sizes),
+                    "style_encoder": StyleEncoder(size, count, sizes),
+                    "discriminator": Discriminator(size, count, sizes),
+                }
+            )
+            .to(self.device)
+            .to(memory_format=torch.channels_last)
+        )
         translating = {name: copy.deepcopy(self.networks[name]) for name in ("generator", "mapping", "style_encoder")}
         self.averaged = nn.ModuleDict(translating).requires_grad_(False).eval()
         self._discriminate = self.networks["discriminator"]
         rates = {"mapping": options.mapping_learning_rate, "discriminator": options.discriminator_learning_rate}
-        self._optimisers = {
+        self._optimisers: dict[str, torch.optim.Optimizer] = {
             name: self._adam(network, rates.get(name, options.learning_rate), options.weight_decay)
             for name, network in self.networks.items()
         }
@@ -234,7 +238,9 @@ class StarGan2:
         generator, style_encoder = self.networks["generator"], self.networks["style_encoder"]
         diversify = part.second_reference is not None and ds_weight > 0
         with torch.no_grad():  # this update is the generator's alone
-            seen = [part.reference, x] + ([part.second_reference] if diversify else [])
+            seen = [part.reference, x]
+            if diversify and part.second_reference is not None:
+                seen.append(part.second_reference)
             styles, of_source, *second = style_encoder(torch.cat(seen)).chunk(len(seen))
             style = losses.aggregate(styles, d_y)
             source_style = losses.aggregate(of_source, source_labels_of(part))

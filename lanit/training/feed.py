@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,7 @@ class Feed:
             found.update(self.labels.bool().numpy().tobytes())
         return found.hexdigest()
 
-    def batches(self, first: int, last: int) -> Iterator[list[Batch]]:
+    def batches(self, first: int, last: int) -> Generator[list[Batch], None, None]:
         """This process's parts of the batches of steps `first` to `last` − 1, loaded ahead of their use."""
         return prefetch(self.parts, range(first, last))
 
@@ -121,8 +121,18 @@ class Feed:
             for chosen in rows
         ]
         labels = [None if self.labels is None else self._put(self.labels[chosen]) for chosen in rows[:2]]
-        share, second = count / options.batch, images[2] if len(images) > 2 else None
-        return Batch(*images[:2], *labels, pairs, share, rng, step, options.progress(step), second)
+        return Batch(
+            source=images[0],
+            reference=images[1],
+            source_labels=labels[0],
+            reference_labels=labels[1],
+            pairs=pairs,
+            share=count / options.batch,
+            rng=rng,
+            step=step,
+            progress=options.progress(step),
+            second_reference=images[2] if len(images) > 2 else None,
+        )
 
     def _images(self, rows: NDArray[np.int64]) -> Tensor:
         return self._put(self.store.read(rows)).float() / 127.5 - 1

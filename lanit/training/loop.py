@@ -33,7 +33,7 @@ from lanit.training.step import take_step
 from lanit.training.stopping import StopRequest, alone_in
 
 
-def train(options: TrainOptions, inputs: Inputs, output: Path, track: Path | None, world: World) -> bool:
+def train(options: TrainOptions, inputs: Inputs, output: Path, track: str | None, world: World) -> bool:
     """Train one method and leave `model.safetensors` and `run.json` in `output`.
 
     The newest checkpoint of the same options found in `output` is continued; the result is the same, bit by bit on the

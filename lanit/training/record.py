@@ -23,7 +23,7 @@ class Recorder:
         self.pace = (0, 0.0)
 
     @classmethod
-    def open(cls, folder: Path, options: TrainOptions, config: str, code: str, track: Path | None) -> Recorder:
+    def open(cls, folder: Path, options: TrainOptions, config: str, code: str, track: str | None) -> Recorder:
         """Make the run's folder and, with `track`, join its run in MLflow."""
         folder.mkdir(parents=True, exist_ok=True)
         if track is None:
@@ -33,7 +33,7 @@ class Recorder:
         return cls(
             folder,
             TrainingRun.open(
-                str(track),
+                track,
                 options.dataset,
                 options.method,
                 len(options.domains),
@@ -70,7 +70,7 @@ class Recorder:
         shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if "_gib" not in name)
         print(f"{images:>9} of {budget} images  {pace:.0f}/s  {_duration(left)} left  {shown}", flush=True)
         if self.tracked:
-            self.tracked.log(step, images, values | {"images_per_second": pace})
+            self.tracked.log(step, images, values | {"images_per_second": line["images_per_second"]})
 
     def picture(self, name: str, pixels: np.ndarray) -> None:
         """Write a sample picture, and hand it to MLflow."""

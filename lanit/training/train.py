@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--embeddings", type=Path, nargs="+", default=[], help="of the train shards, where prompts learn"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder of the run")
-    parser.add_argument("--track", type=Path, help="store record of `lanit track`; without it nothing goes to MLflow")
+    parser.add_argument("--track", help="MLflow's store: {uri, sweep} as JSON or a file; without it nothing goes there")
     parser.set_defaults(run=run)
 
 

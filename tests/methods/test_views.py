@@ -1,4 +1,6 @@
-"""The second view against torchvision's transformations of single images."""
+"""Views against torchvision's transformations of single images and against the geometry that they stand for."""
+
+import math
 
 import pytest
 import torch
@@ -12,8 +14,14 @@ from lanit.methods.views import (
     adjust_hue,
     adjust_saturation,
     affine,
+    crop,
+    cut_out,
     second_view,
+    style_views,
 )
+from lanit.settings.style_aware import StyleAwareViews
+
+STILL = dict.fromkeys(StyleAwareViews.__dataclass_fields__, 0.0) | {"first_crop": 1.0, "smallest_crop": 1.0}
 
 
 def images(count=6, size=16):
@@ -87,3 +95,156 @@ def test_no_change_asked_for_is_no_change():
     x = images() * 2 - 1
     still = ViewOptions(**dict.fromkeys(ViewOptions.__dataclass_fields__, 0.0))
     torch.testing.assert_close(second_view(x, BatchRng(0, 0, 0, len(x), len(x)), still), x, atol=1e-5, rtol=0)
+
+
+# The style-aware discriminator's
+
+
+def test_crop_is_the_enlarged_box_of_the_rotated_and_zoomed_image():
+    """On an image whose channels are its coordinates bilinear sampling is exact, and tells where a pixel came from."""
+    size = 32
+    places = (2 * torch.arange(size) + 1) / size - 1
+    x = torch.stack([places.expand(size, size), places[:, None].expand(size, size), torch.zeros(size, size)])
+    rotation, zoom = torch.tensor([30.0, -20.0]), torch.tensor([1.2, 1.0])
+    centre, extent = torch.tensor([[0.1, -0.2], [0.0, 0.15]]), torch.tensor([[0.4, 0.5], [-0.5, 0.3]])
+    views = crop(x.expand(2, -1, -1, -1), rotation, zoom, centre, extent)
+    for i in range(2):
+        turn = -math.radians(rotation[i])
+        for row, column in ((0, 0), (5, 30), (31, 31), (16, 2)):
+            across = float(centre[i, 0] + extent[i, 0] * places[column])
+            down = float(centre[i, 1] + extent[i, 1] * places[row])
+            expected = complex(across, down) * complex(math.cos(turn), math.sin(turn)) / float(zoom[i])
+            assert views[i, 0, row, column] == pytest.approx(expected.real, abs=1e-5)
+            assert views[i, 1, row, column] == pytest.approx(expected.imag, abs=1e-5)
+
+
+def test_crop_agrees_with_torchvision():
+    x, one = images(3, 32), torch.ones(3)
+    centre, extent = torch.tensor([0.25, -0.125]).expand(3, 2), torch.tensor([0.5, 0.75]).expand(3, 2)
+    ours = crop(x, torch.zeros(3), one, centre, extent)
+    theirs = TF.resized_crop(x, top=2, left=12, height=24, width=16, size=[32, 32], antialias=False)
+    inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))  # at a box's edge torchvision sees nothing outside
+    torch.testing.assert_close(ours[inner], theirs[inner], atol=1e-5, rtol=1e-5)
+    whole = torch.ones(3, 2)
+    turned = crop(x, torch.tensor([20.0, -13.0, 90.0]), torch.tensor([1.0, 1.1, 1.0]), torch.zeros(3, 2), whole)
+    for i, (angle, zoom) in enumerate(((20.0, 1.0), (-13.0, 1.1), (90.0, 1.0))):
+        theirs = TF.affine(x[i], angle, [0, 0], zoom, [0.0, 0.0], TF.InterpolationMode.BILINEAR)
+        inner = (slice(None), slice(10, -10), slice(10, -10))
+        torch.testing.assert_close(turned[i][inner], theirs[inner], atol=1e-4, rtol=1e-4)
+
+
+def test_cut_out_blackens_a_box_and_nothing_else():
+    x = images(2, 16) * 2 - 1
+    box = cut_out(x, torch.tensor([[0.25, -0.5], [0.0, 0.0]]), torch.tensor([[0.25, 0.5], [1.0, 1.0]]))
+    expected = x.clone()
+    expected[0, :, 0:8, 8:12] = -1  # across 0 to 0.5, down -1 to 0
+    expected[1] = -1
+    assert torch.equal(box, expected)
+
+
+def test_each_style_view_is_of_one_image_and_has_its_own_draws():
+    x = images(1).expand(8, -1, -1, -1) * 2 - 1
+    (first, second), again, other = (
+        style_views(x, BatchRng(seed, 0, 0, 8, 8), StyleAwareViews()) for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again[0]) and torch.equal(second, again[1])
+    assert not torch.equal(first, other[0]) and not torch.equal(second, other[1]) and not torch.equal(first, second)
+    for views in (first, second):
+        assert views.shape == x.shape and views.min() >= -1 and views.max() <= 1
+        assert all(not torch.equal(views[0], view) for view in views[1:])
+
+
+def test_a_part_of_a_batch_gets_the_style_views_that_it_has_in_the_whole():
+    x, options = images(8) * 2 - 1, StyleAwareViews(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.01)
+    parts = [style_views(x[first : first + 2], BatchRng(3, 5, first, 2, 8), options) for first in range(0, 8, 2)]
+    whole = style_views(x, BatchRng(3, 5, 0, 8, 8), options)
+    for view in range(2):
+        torch.testing.assert_close(torch.cat([part[view] for part in parts]), whole[view])
+
+
+def test_style_views_without_changes_are_the_image():
+    x = images() * 2 - 1
+    for view in style_views(x, BatchRng(0, 0, 0, len(x), len(x)), StyleAwareViews(**STILL)):
+        torch.testing.assert_close(view, x, atol=1e-5, rtol=0)
+
+
+def test_half_of_the_first_views_show_one_square_of_the_image():
+    views, _ = style_views(
+        coordinates(400), BatchRng(0, 0, 0, 400, 400), StyleAwareViews(**{**STILL, "first_crop": 0.75})
+    )
+    width, height = extents(views)
+    torch.testing.assert_close(width, height, atol=1e-4, rtol=0)
+    cropped = (width - 0.75).abs() < 1e-4
+    assert (cropped | ((width - 1).abs() < 1e-4)).all() and 160 < cropped.sum() < 240
+    middle = views[cropped, :2].mean((2, 3))
+    assert middle.abs().max() < 0.2501 and (middle.std(0) > 0.1).all()
+
+
+def test_second_views_show_boxes_of_any_place_size_and_shape():
+    options = StyleAwareViews(**{**STILL, "smallest_crop": 0.25})
+    _, views = style_views(coordinates(500), BatchRng(0, 0, 0, 500, 500), options)
+    width, height = extents(views)
+    area, ratio = width * height, width / height
+    assert 0.249 < area.min() < 0.27 and 0.97 < area.max() < 1.001 and 0.6 < area.mean() < 0.65
+    assert 0.749 < ratio.min() < 0.77 and 1.3 < ratio.max() < 1.335 and 0.95 < ratio.mean() < 1.05
+    middle = (views[:, :2, 7, 7] + views[:, :2, 8, 8]) / 2
+    assert ((middle.abs() + torch.stack([width, height], 1)) < 1.001).all() and (middle.std(0) > 0.1).all()
+
+
+def test_boxes_are_cut_out_of_as_many_second_views_as_asked_for():
+    x = torch.ones(1000, 3, 64, 64)
+    first, second = style_views(x, BatchRng(0, 0, 0, 1000, 1000), StyleAwareViews(**{**STILL, "cut_out": 0.8}))
+    share = (second[:, 0] == -1).float().mean((1, 2))
+    assert torch.equal(first, x) and ((second == 1) | (second == -1)).all()
+    cut = share > 0
+    assert 760 < cut.sum() < 840 and 0.2 < share[cut].mean() < 0.23
+    assert 0.09 < share.masked_fill(~cut, 1).min() < 0.11 and 0.32 < share.max() < 0.345
+
+
+def test_views_are_mirrored_turned_and_zoomed_as_often_as_asked_for():
+    def make(seed, **changes):
+        return style_views(coordinates(1000), BatchRng(seed, 0, 0, 1000, 1000), StyleAwareViews(**{**STILL, **changes}))
+
+    for view in make(1, mirror=0.3):
+        assert 250 < (view[:, 0, 8, 12] < 0).sum() < 350
+    for view in make(2, rotation=30.0, applied=0.6):
+        across = view[:, :2, 8, 9] - view[:, :2, 8, 8]  # the way of one pixel to the right
+        angle = torch.rad2deg(torch.atan2(across[:, 1], across[:, 0]))
+        turned = angle.abs() > 1e-3
+        assert 550 < turned.sum() < 650 and 29 < angle.abs().max() <= 30.001 and angle[turned].mean().abs() < 2
+    still, view = make(3, zoom=0.2, applied=0.6)
+    zoom = 1 / extents(view)[0]
+    assert 550 < ((zoom - 1).abs() > 1e-4).sum() < 650 and 0.7999 < zoom.min() < 0.81 and 1.19 < zoom.max() < 1.2001
+    torch.testing.assert_close(still, coordinates(1000), atol=1e-5, rtol=0)
+
+
+def test_colours_of_the_second_view_are_changed_for_a_share_of_the_images():
+    x = images(400, 16) * 2 - 1
+    options = StyleAwareViews(**{**STILL, "applied": 0.8, "contrast": 0.5, "hue": 0.1})
+    first, second = style_views(x, BatchRng(0, 0, 0, 400, 400), options)
+    torch.testing.assert_close(first, x, atol=1e-5, rtol=0)
+    changed = (second - x).abs().amax((1, 2, 3)) > 1e-3
+    assert 285 < changed.sum() < 355
+
+
+def test_style_views_are_exact_under_autocast():
+    x, options = images() * 2 - 1, StyleAwareViews(saturation=0.2)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = style_views(x, BatchRng(3, 0, 0, 6, 6), options)
+    for ours, theirs in zip(rounded, style_views(x, BatchRng(3, 0, 0, 6, 6), options)):
+        assert torch.equal(ours, theirs)
+
+
+def extents(views):
+    """Width and height (B,) of the boxes that views of coordinates show, from their innermost pixels."""
+    half = views.shape[-1] // 2
+    middle = views[:, :, half, half]
+    width = half * (middle[:, 0] - views[:, 0, half, half - 1]).abs()
+    return width, half * (middle[:, 1] - views[:, 1, half - 1, half]).abs()
+
+
+def coordinates(count, size=16):
+    """Images (count, 3, size, size) whose first two channels are x and y, from -1 to 1."""
+    places = (2 * torch.arange(size) + 1) / size - 1
+    x = torch.stack([places.expand(size, size), places[:, None].expand(size, size), torch.zeros(size, size)])
+    return x.expand(count, -1, -1, -1)

@@ -362,26 +362,6 @@ def test_no_setting_of_the_demo_reaches_the_papers_sweep():
         assert set(training) == {"batch", "augment", "settings"}
 
 
-def test_conda_and_pip_install_the_same_versions():
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pip = [line for line in lines if line and not line.startswith("#")]
-    environment = yaml.safe_load((ROOT / "envs" / "lanit.yaml").read_text())
-    conda = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert conda == pip
-    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pip)
-
-
-def test_every_dependency_of_the_package_has_a_version():
-    import tomllib
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
-    wanted = {re.match(r"[\w.-]+", name)[0].lower().replace("_", "-") for name in wanted}
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
-    assert wanted <= pinned
-
-
 def test_the_workflow_lints_clean(snakemake):
     result = snakemake("--lint")
     assert result.returncode == 0 and "good condition" in result.stdout, result.stdout

@@ -21,12 +21,15 @@ COMMAND_PATHS = f"export PYTHONPATH={shlex.quote(str(BASE))}; " + (
 )
 shell.prefix(COMMAND_PATHS.replace("{", "{{").replace("}", "}}"))
 
-sys.path.insert(0, str(BASE / "workflow" / "scripts"))
+sys.path[:0] = [str(BASE), str(BASE / "workflow" / "scripts")]
+from lanit.address import database_path, ui_command
 from lease_gpus import list_devices
 
 GPUS = list_devices()
 RESULTS = config["results"]
 STORE = config["tracking"]["uri"] or f"sqlite:///{RESULTS}/mlflow.db"
+# What trainings and scores are told of MLflow. Their rules name it in the command alone, where it decides no rerun.
+TRACK = json.dumps({"uri": STORE, "sweep": config["sweep"]}, ensure_ascii=False)
 SPLITS = ("train", "val", "test", "pretrain")
 SEEN = ("train", "val", "test")  # what methods see; pretrain teaches the demo's CLIP and the judge
 
@@ -192,7 +195,26 @@ def get_training(wildcards):
         "size": dataset["size"],
         **{key: value for key, value in variant.items() if key not in CHOICES},
     }
+    if "perceptual" in variant.get("settings", {}):
+        options["settings"] = variant["settings"] | {"perceptual": get_perceptual(wildcards)}
     return options | {"language": get_language(wildcards)} if get_supervision(wildcards.variant) == "text" else options
+
+
+def get_perceptual(wildcards):
+    """What a variant's perceptual distance is told: the dataset's CLIP or judge, where it names none of its own."""
+    given = VARIANTS[wildcards.variant].get("settings", {}).get("perceptual", {})
+    if given.get("kind") == "clip" and "clip" not in given:
+        return given | {"clip": get_clip(wildcards)}
+    if given.get("kind") == "judge" and "weights" not in given:
+        return given | {"weights": get_features(wildcards)["weights"]}
+    return given
+
+
+def get_perceptual_files(wildcards):
+    """The files among it: a training waits for them."""
+    given = get_perceptual(wildcards)
+    values = [*given.get("clip", {}).values(), given.get("weights"), given.get("linear")]
+    return [value for value in values if is_file_name(value)]
 
 
 def get_language(wildcards):
@@ -240,7 +262,7 @@ def get_runs_with_learned_prompts(ending):
     return get_runs(ending, list(filter(learns_prompts, config["methods"])))
 
 
-def get_qualities(wildcards):
+def get_qualities(wildcards=None):
     """How good the labels of every labeller are, for every N, and those of prompts that have learned."""
     return [
         f"{RESULTS}/{dataset}/labels/{labeller}-n{n}/quality.json"
@@ -251,11 +273,31 @@ def get_qualities(wildcards):
     ] + get_runs_with_learned_prompts("labels/quality.json")
 
 
-def describe_results():
-    """Where everything is, to print at the end."""
+def get_sweep(wildcards=None):
+    """Every file that tables rest on: asked for by name, one that was lost is made again though they are there."""
+    runs = [
+        path for name in ("model.safetensors", "run.json", "scores.json", "pictures.npz") for path in get_runs(name)
+    ]
+    return runs + get_qualities()
+
+
+def is_store_lost():
+    """Is the store's database gone, of which there is a record?"""
+    database = database_path(STORE)
+    return database is not None and not database.exists() and Path(results("mlflow.json")).exists()
+
+
+def list_missing(paths):
+    return [path for path in paths if not Path(path).exists()]
+
+
+def describe_results(paths):
+    """Where everything is, to print at the end; or, where one of the sweep's files is not, what is missing."""
+    if missing := list_missing(paths):
+        return f"Not the whole sweep: {len(missing)} of its {len(paths)} files are not there, such as {missing[0]}."
     return f"""
 Tables    {RESULTS}/tables/comparison.md (also .csv and .tex; table1, table2, labels)
 Plots     {RESULTS}/plots/
 Pictures  {RESULTS}/pictures/
 Report    {RESULTS}/report.html
-MLflow    {Path(sys.executable).parent / "mlflow"} ui --backend-store-uri {STORE}    then open http://127.0.0.1:5000"""
+MLflow    {ui_command(STORE, str(Path(sys.executable).parent / "mlflow"))}    then open http://127.0.0.1:5000"""

@@ -1,20 +1,4 @@
-# The MLflow store, made once before anything logs into it, and everything that is read at the end.
-
-
-rule track:
-    output:
-        results("mlflow.json"),
-    log:
-        results("logs/track.log"),
-    priority: 100
-    conda:
-        "../../envs/lanit.yaml"
-    params:
-        options=as_json(uri=STORE, sweep=config["sweep"], datasets=config["datasets"]),
-    message:
-        "Make the MLflow store"
-    shell:
-        "python -m lanit track --options {params.options:q} --output {output:q} &> {log:q}"
+# Everything that is read at the end, and MLflow, which then gets what it could not take before.
 
 
 rule compare:
@@ -22,7 +6,6 @@ rule compare:
         scores=lambda wildcards: get_runs("scores.json"),
         pictures=lambda wildcards: get_runs("pictures.npz"),
         quality=get_qualities,
-        store=ancient(results("mlflow.json")),
     output:
         tables=report(
             expand(results("tables/{table}.{ending}"), table=["comparison", "table1", "table2"], ending=["md", "tex"])
@@ -46,6 +29,7 @@ rule compare:
         "../../envs/lanit.yaml"
     params:
         options=as_json(sweep=config["sweep"]),
+        track=TRACK,  # the report says how to open the store
         # Not inputs, for the training's rule leaves them unnamed: it appends to the one, and leaves the other only
         # where prompts have learned.
         metrics=get_runs("metrics.jsonl"),
@@ -56,4 +40,28 @@ rule compare:
     shell:
         "python -m lanit compare --options {params.options:q} --scores {input.scores:q} --quality {input.quality:q} "
         "--pictures {input.pictures:q} --metrics {params.metrics:q} {params.prompts:q} --output {params.folder:q} "
-        "--track {input.store:q} &> {log:q}"
+        "--track {params.track:q} &> {log:q}"
+
+
+# Nothing depends on the store: what is due here hides no job, and a store that cannot be reached costs no result.
+rule track:
+    input:
+        runs=lambda wildcards: get_runs("run.json"),
+        scores=lambda wildcards: get_runs("scores.json"),
+        report=rules.compare.output.report,
+    output:
+        results("mlflow.json"),
+    log:
+        results("logs/track.log"),
+    conda:
+        "../../envs/lanit.yaml"
+    params:
+        options=as_json(uri=STORE, sweep=config["sweep"], datasets=config["datasets"]),
+        folders=lambda wildcards, input: [str(Path(path).parent) for path in input.runs],
+        comparison=subpath(input.report, parent=True),
+        lost=is_store_lost(),  # what it had is entered in a new one
+    message:
+        "Enter in MLflow what its store has not got yet"
+    shell:
+        "python -m lanit track --options {params.options:q} --runs {params.folders:q} "
+        "--comparison {params.comparison:q} --output {output:q} &> {log:q}"

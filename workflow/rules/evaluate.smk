@@ -79,7 +79,6 @@ rule score:
         run=results("{dataset}/{variant}-n{n}/seed{seed}/run.json"),
         real=get_real_features,
         manifest=results("{dataset}/manifest.parquet"),
-        store=ancient(results("mlflow.json")),
     output:
         results("{dataset}/{variant}-n{n}/seed{seed}/scores.json"),
     log:
@@ -95,4 +94,4 @@ rule score:
     shell:
         "python -m lanit evaluate scores --translations {input.translations:q} "
         "--real {input.real:q} --manifest {input.manifest:q} --run {params.folder:q} "
-        "--options {params.options:q} --output {output:q} --track {input.store:q} &> {log:q}"
+        "--options {params.options:q} --output {output:q} --track {TRACK:q} &> {log:q}"

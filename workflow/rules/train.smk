@@ -8,7 +8,7 @@ rule train:
         # Labels that are made anew as prompts learn.
         embeddings=lambda wildcards: get_embeddings(wildcards, ["train"]) if learns_prompts(wildcards.variant) else [],
         clip=lambda wildcards: get_clip_files(wildcards) if get_supervision(wildcards.variant) == "text" else [],
-        store=ancient(results("mlflow.json")),
+        perceptual=get_perceptual_files,
     # Neither the checkpoint nor the log of metrics is an output: Snakemake would delete them before a run is continued.
     output:
         model=results("{dataset}/{variant}-n{n}/seed{seed}/model.safetensors"),
@@ -42,4 +42,4 @@ rule train:
         'exec python "$PYTHONPATH/workflow/scripts/lease_gpus.py" {resources.gpu} '
         "python -m lanit.training.launch --standalone --nproc-per-node=$processes "
         "-m lanit train --options {params.options:q} --manifest {input.manifest:q} {params.labels:q} "
-        "{params.embeddings:q} --output {params.folder:q} --track {input.store:q}"
+        "{params.embeddings:q} --output {params.folder:q} --track {TRACK:q}"
