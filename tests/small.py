@@ -13,6 +13,10 @@ SETTINGS = {
         },
         "warmup": 0.3, "loss": {"queue": 16},
     },
+    "style_aware": {
+        "network": {"base_channels": 4, "max_channels": 16, "style_size": 8, "hidden_size": 8, "bottleneck": 8},
+        "loss": {"distance": "l1", "r1_every": 2, "content_every": 2},
+    },
     "lanit": {
         "network": NETWORK, "learning_rate": 1e-3, "ema": 0.9,
         "loss": {"dl": 0.5, "similarity": "logit", "adversarial": "pair", "r1_every": 2},

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from lanit import catalogue
 from lanit.config import LanitError
 from lanit.files import read_tensors, whole, write_tensors
 from lanit.language.prompts import base_prompt
@@ -193,6 +194,16 @@ def read_labels(folder: Path | str, split: str) -> Labels:
         labels=np.stack(labels, axis=1).astype(bool),
         supervision=(table.schema.metadata or {}).get(b"supervision", b"text").decode(),
     )
+
+
+def check_supervision(labels: Labels, folder: Path | str, method: str) -> None:
+    """Raise LanitError where labels read from a folder come of what the catalogue says a method may not read."""
+    wanted = catalogue.find(method).supervision
+    if labels.supervision != wanted:
+        raise LanitError(
+            f"the labels in {folder} come of {labels.supervision}, and {method} may read labels of {wanted} alone; "
+            "give it others"
+        )
 
 
 def write_labels(labels: Labels, folder: Path, split: str) -> None:
