@@ -40,8 +40,10 @@ def keep_password(uri: str) -> str:
 def check_kind(uri: str, where: str) -> None:
     """Raise LanitError unless the URI is of a kind that is kept: a SQLite database or a server."""
     if not uri.startswith((SQLITE, "http://", "https://")) or uri == SQLITE:
-        kind = uri.partition(":")[0] if "://" in uri else repr(uri)
-        raise LanitError(f"{where} ({kind}) is not a database or a server; give sqlite:///… or http://…")
+        # Not the URI itself: whatever it is, it may hold a password.
+        raise LanitError(f"{where} is not a database or a server; give sqlite:///… or http://…")
+    if uri.startswith(SQLITE) and "?" in uri:
+        raise LanitError(f"{where} {uri} holds a question mark, which a database's address cannot; name another folder")
 
 
 def database_path(uri: str) -> Path | None:

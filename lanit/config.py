@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import re
+import subprocess
 import types
 import typing
 from pathlib import Path
@@ -118,6 +119,15 @@ def digest(values: Any) -> str:
         values = dataclasses.asdict(values)
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def code_version() -> str:
+    """The git revision of the code that runs, `-dirty` where tracked files differ; `unknown` outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import http.server
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from lanit.cli import main
 from lanit.config import LanitError, digest
-from lanit.tracking import TrackOptions, TrainingRun, make_store, read_store
+from lanit.tracking import TrackOptions, TrainingRun, log_scores, make_store, read_store
 from lanit.tracking.runs import find_runs
-from lanit.tracking.store import open_client
+from lanit.tracking.store import open_client, write_store
 
 TRAINING = """
 import sys
@@ -204,3 +209,151 @@ def test_a_store_that_is_locked_past_the_end_of_a_training_gets_it_later(track, 
     client = open_client(read_store(track).uri)
     child = runs_of(track)["lanit-n4-seed0"]
     assert [p.step for p in client.get_metric_history(child.info.run_id, "d/loss")] == [1, 2, 3, 4, 5]
+
+
+def test_a_score_is_logged_though_its_experiment_was_deleted(track, tmp_path):
+    """By somebody who tidied up in MLflow's interface; so were the sweep's run, and a training's."""
+    run = write_training(tmp_path / "run")
+    scores = {"images_seen": 40, "mean": {"mfid": 7.0}}
+    client = open_client(read_store(track).uri)
+    log_scores(track, run, {"mean": {"mfid": 9.0}})
+    first = runs_of(track)
+    experiment = client.get_experiment_by_name("faces").experiment_id
+    client.delete_experiment(experiment)
+    log_scores(track, run, scores)
+    assert client.get_experiment(experiment).lifecycle_stage == "active"
+    for deleted in first.values():
+        client.delete_run(deleted.info.run_id)
+    log_scores(track, run, scores)
+    again = runs_of(track)
+    assert {name: found.info.run_id for name, found in again.items()} == {
+        name: found.info.run_id for name, found in first.items()
+    }
+    assert again["lanit-n4-seed0"].data.metrics["mfid"] == 7.0
+
+
+def test_a_training_goes_on_logging_after_its_experiment_was_deleted(track, tmp_path):
+    run = TrainingRun.open(track, "faces", "lanit", 4, 0, {}, "abc", tmp_path, interval=0.05)
+    run.log(1, 8, {"loss": 1.0})
+    while run.run_id is None or run._points or run._queue.qsize():
+        time.sleep(0.02)
+    client = open_client(read_store(track).uri)
+    client.delete_experiment(client.get_experiment_by_name("faces").experiment_id)
+    run.log(2, 16, {"loss": 0.5})
+    while not run._warned:
+        time.sleep(0.02)
+    assert run.finish()
+    history = client.get_metric_history(runs_of(track)["lanit-n4-seed0"].info.run_id, "loss")
+    assert sorted((point.step, point.value) for point in history) == [(1, 1.0), (2, 0.5)]
+
+
+class Gate(http.server.BaseHTTPRequestHandler):
+    """A server that lets nobody in, and remembers who wanted to."""
+
+    seen: ClassVar[list[str | None]] = []
+
+    def do_GET(self):
+        self.seen.append(self.headers["Authorization"])
+        self.send_error(403)
+
+    do_POST = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def gate(monkeypatch) -> str:
+    """The address of a server, with a name and a password in it."""
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")  # what is put there is taken away afterwards
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gate)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://runner:hunter%232@127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_password_opens_the_server_and_stands_nowhere(gate, tmp_path, capfd):
+    """Not in what is printed, in the report, in a run's folder or in the record; MLflow is told it all the same."""
+    Gate.seen.clear()
+    folder = write_training(tmp_path / "run")
+    track = tmp_path / "store.json"
+    track.write_text(json.dumps({"uri": gate, "sweep": "demo", "experiments": {}, "parents": {}}))
+    run = TrainingRun.open(track, "faces", "lanit", 4, 0, {}, "abc", folder, interval=0.05)
+    run.log(1, 8, {"loss": 1.0})
+    assert not run.finish(limit=20)
+    assert Gate.seen and {base64.b64decode(sent.removeprefix("Basic ")) for sent in Gate.seen} == {b"runner:hunter#2"}
+    assert main(["track", "--options", json.dumps({"uri": gate, "sweep": "demo"}), "--runs", str(folder)]) == 2
+    assert main(["track", "--options", json.dumps({"uri": gate.replace("http", "ftp"), "sweep": "demo"})]) == 2
+    write_store(read_store(track), tmp_path / "mlflow.json")
+    said = capfd.readouterr()
+    assert "403" in said.err and "http://127.0.0.1" in said.err
+    written = "".join(
+        path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file() and path != track
+    )
+    assert "http://127.0.0.1" in written
+    assert not re.search("hunter|runner", said.out + said.err + written)
+
+
+def enter(*arguments: str) -> None:
+    """Call the command in a process of its own: MLflow remembers where a run's artifacts were."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, "-m", "lanit", *arguments], env=environment, check=True, timeout=200)
+
+
+def test_a_project_that_is_moved_or_copied_keeps_to_itself(made, tmp_path, monkeypatch):
+    """Its record names no place on the disk, its artifacts follow it, and a copy leaves the original alone."""
+    monkeypatch.chdir(tmp_path)
+    first = Path("first é #1 50%")
+    (first / "results").mkdir(parents=True)
+    monkeypatch.chdir(first)
+    shutil.copy(made / "mlflow.db", "results")
+    run = write_training(Path("results/run"))
+    uri = "sqlite:///results/mlflow.db"
+    command = ["track", "--options", json.dumps({"uri": uri, "sweep": "demo"}), "--runs", str(run)]
+    assert main([*command, "--output", "results/mlflow.json"]) == 0
+    text = Path("results/mlflow.json").read_text()
+    assert str(tmp_path) not in text and json.loads(text)["uri"] == uri
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(first, "copy")
+    before = {path: path.read_bytes() for path in first.rglob("*") if path.is_file()}
+    picture = Path("copy/results/run/samples/new.png")
+    picture.write_bytes(b"new")
+    enter("track", "--options", "copy/results/mlflow.json", "--runs", "copy/results/run")  # from elsewhere
+    assert {path: path.read_bytes() for path in first.rglob("*") if path.is_file()} == before
+    (found,) = Path("copy").rglob("artifacts/samples/new.png")
+    assert found.is_relative_to("copy/results/mlflow-artifacts/faces")
+
+    first.rename("second")
+    picture = Path("second/results/run/samples/newer.png")
+    picture.write_bytes(b"newer")
+    monkeypatch.chdir("second")
+    enter(*command)
+    assert not (tmp_path / first).exists()
+    assert len(list(Path("results/mlflow-artifacts").rglob("newer.png"))) == 1
+    child = runs_of("results/mlflow.json")["lanit-n4-seed0"]
+    client = open_client(read_store("results/mlflow.json").uri)
+    assert {Path(a.path).name for a in client.list_artifacts(child.info.run_id, "samples")} == {
+        "00000040.png",
+        "newer.png",
+    }
+
+
+def test_a_name_of_the_same_folder_moves_nothing(made, tmp_path):
+    """A folder that has two names, by a link or on two nodes, does not change its artifacts' place at every turn."""
+    (tmp_path / "real").mkdir()
+    shutil.copy(made / "mlflow.db", tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    places = []
+    for name in ("real", "link", "real"):
+        store = make_store(TrackOptions(f"sqlite:///{tmp_path}/{name}/mlflow.db", "demo", ["faces"]))
+        places.append(open_client(store.uri).get_experiment_by_name("faces").artifact_location)
+    assert places == [(tmp_path / "real" / "mlflow-artifacts" / "faces").as_uri()] * 3
+
+
+def test_an_address_that_a_database_cannot_have_is_a_sentence(tmp_path):
+    with pytest.raises(LanitError, match="holds a question mark"):
+        make_store(TrackOptions(f"sqlite:///{tmp_path}/what?/mlflow.db", "demo", ["faces"]))
+    assert not list(tmp_path.iterdir())

@@ -12,7 +12,8 @@ import numpy as np
 from lanit.config import LanitError, parse
 from lanit.data.faces import ATTRIBUTES, SUPERSAMPLING, DrawnFaces
 from lanit.data.folders import FolderOptions, Folders
-from lanit.data.listing import NEEDED, SPLITS, Listing, Source
+from lanit.data.listing import Listing, Source
+from lanit.data.splits import NEEDED, SPLITS
 from lanit.data.table import Table, TableOptions
 
 
@@ -70,7 +71,7 @@ class Faces:
         if not 0 < options.probability < 1:
             raise LanitError(f"source.probability must lie between 0 and 1, not {options.probability}")
 
-    def list(self) -> Listing:
+    def listing(self) -> Listing:
         splits = [split for split in SPLITS if split in self._draws]
         return Listing(
             splits=[split for split in splits for _ in range(self._draws[split].images)],

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanit.config import LanitError
+from lanit.data.names import nfc
 from lanit.evaluation.density_coverage import density_coverage
 from lanit.evaluation.fid import fid
 from lanit.evaluation.kid import kid
@@ -95,7 +96,7 @@ def score(translations: Translations, real: Real, domains: list[str], k: int) ->
             | _judge_rates(translations, real, rows, name)
             | {
                 "references_without_label": None if unlabelled is None else float(unlabelled[rows].mean()),
-                "candidate": name in domains,
+                "candidate": name in map(nfc, domains),
                 "n_real": int(true.sum()),
                 "n_fake": int(rows.sum()),
             }

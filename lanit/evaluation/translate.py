@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanit import catalogue
 from lanit.config import LanitError, parse, read_options
+from lanit.data.names import nfc
 from lanit.evaluation.pixels import at_least_one, method_labels, translate_images
 from lanit.evaluation.protocols import Pairs, Protocol, class_columns, draw_pairs, draw_picture_rows
 from lanit.evaluation.records import domain_names, read_run, read_split_truth
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from lanit.data.batches import ImageStore
     from lanit.evaluation.features import Extractor
-    from lanit.methods.protocol import LabelledMethod, Method
+    from lanit.methods.protocol import ClusteringMethod, LabelledMethod, Method
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,12 @@ def run(arguments: argparse.Namespace) -> None:
     from lanit.evaluation.features import FeatureOptions, choose_device, load_extractor
     from lanit.files import write_tensors
     from lanit.methods import load_method
-    from lanit.methods.protocol import LabelledMethod
+    from lanit.methods.protocol import ClusteringMethod, LabelledMethod
 
     record = read_run(arguments.run_folder)
     split = options.protocol.split
     known, truth, keys = read_split_truth(arguments.manifest, split)
-    class_columns(known, options.classes)
+    classes = [known[column] for column in class_columns(known, options.classes)]
     device = choose_device(arguments.device)
     extractor = load_extractor(parse(FeatureOptions, options.features, "translate.features"), device)
     method = load_method(arguments.run_folder, device)
@@ -74,25 +75,29 @@ def run(arguments: argparse.Namespace) -> None:
             raise LanitError(f"{record['method']} takes styles by labels; give their folder with --labels")
         labels, unlabelled = style_labels(method, arguments.labels, split, keys, record["domains"], record["method"])
         if catalogue.find(record["method"]).supervision == "truth":
-            of_target = target_labels(method, options.classes, record["domains"])
-    pairs = draw_pairs(truth, known, options.classes, options.protocol)
+            of_target = target_labels(method, classes, record["domains"])
+    pairs = draw_pairs(truth, known, classes, options.protocol)
     store = ImageStore(arguments.manifest, split)
     translator = Translator(method, store, labels, options.batch, device, of_target)
-    arrays = translate_pairs(translator, pairs, extractor, options.save_images, options.classes, keys)
+    arrays = translate_pairs(translator, pairs, extractor, options.save_images, classes, keys)
     if unlabelled is not None:
         arrays["unlabelled"] = unlabelled[pairs.reference]
         if of_target is not None:
             arrays["unlabelled"] &= ~of_target.any(axis=1)[pairs.target]
+    if isinstance(method, ClusteringMethod):
+        arrays["clusters"] = find_clusters(method, translator)
     metadata = {
         "protocol": asdict(options.protocol),
-        "classes": options.classes,
+        "classes": classes,
         "features": extractor.name,
         "judged": extractor.classes,
         "config": record["config"],
     }
-    rows = draw_picture_rows(truth, known, options.classes, options.picture_sources, options.protocol.seed)
+    if isinstance(method, ClusteringMethod):
+        metadata["clusters"] = method.clusters
+    rows = draw_picture_rows(truth, known, classes, options.picture_sources, options.protocol.seed)
     names = domain_names(record)
-    write_pictures(arguments.pictures, translator, *rows, options.classes, names, options.protocol.seed)
+    write_pictures(arguments.pictures, translator, *rows, classes, names, options.protocol.seed)
     write_tensors(arguments.output, arrays, metadata)
     made = f"{len(pairs.source)} translations by {record['method']} with {len(record['domains'])} domains"
     print(f"{made}, {extractor.name} features")
@@ -134,7 +139,7 @@ def target_labels(method: LabelledMethod, classes: list[str], domains: list[str]
     """
     import numpy as np
 
-    return method.extend_labels(np.array([[name == domain for domain in domains] for name in classes]))
+    return method.extend_labels(np.array([[name == nfc(domain) for domain in domains] for name in classes]))
 
 
 class Translator:
@@ -231,6 +236,18 @@ def translate_pairs(
     if logits[0] is not None:
         arrays["logits"] = torch.cat(logits).numpy()
     return arrays | {"source": pairs.source, "reference": pairs.reference, "target": pairs.target}
+
+
+def find_clusters(method: ClusteringMethod, translator: Translator) -> NDArray[np.int64]:
+    """The cluster (n,) that the averaged networks put each image of the split into."""
+    import numpy as np
+    import torch
+
+    found = []
+    with torch.no_grad():
+        for rows in _batches(np.arange(len(translator.store)), translator.batch):
+            found.append(method.cluster_logits(translator.read(rows)).argmax(1).cpu())
+    return torch.cat(found).numpy()
 
 
 def write_pictures(

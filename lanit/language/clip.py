@@ -15,7 +15,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import open_clip
 import torch
@@ -34,6 +34,9 @@ class ClipOptions:
 
     model: str  # an open_clip name ("ViT-B-32"), or the path of a JSON configuration
     pretrained: str  # an open_clip tag ("openai"), or the path of a checkpoint (.safetensors, or weights-only .pt)
+    # How images come to the tower's size: with antialias, as CLIP was trained, or from corner to corner and without it,
+    # as in LANIT's released code.
+    resize: Literal["antialias", "corners"] = "antialias"
 
 
 class Clip(nn.Module):
@@ -98,6 +101,8 @@ class Pixels(nn.Module):
     keeps its gradient; the few public models trained with another interpolation get theirs.
     """
 
+    resize = "antialias"  # see ClipOptions
+
     def __init__(self, towers: nn.Module) -> None:
         super().__init__()
         preprocessing = towers.visual.preprocess_cfg
@@ -114,7 +119,10 @@ class Pixels(nn.Module):
         if images.dtype != torch.float64:
             images = images.float()  # of networks in half precision: their pixels are not rounded once more
         if images.shape[-2:] != self.size:
-            images = F.interpolate(images, self.size, mode=self.interpolation, antialias=True, align_corners=False)
+            corners = self.resize == "corners"
+            images = F.interpolate(
+                images, self.size, mode=self.interpolation, antialias=not corners, align_corners=corners
+            )
         return (images - self.mean) / self.std
 
 
@@ -145,7 +153,9 @@ def load_clip(options: ClipOptions, device: str | torch.device = "cpu") -> Clip:
                 f"the checkpoint {path} does not fit the model {options.model}: {key} has shape {shapes[key]} in the "
                 f"checkpoint and {tuple(value.shape)} in the model; give the configuration that it was trained with"
             )
-    return Clip(towers, open_clip.get_tokenizer(name), open_clip.get_model_config(name)["embed_dim"])
+    clip = Clip(towers, open_clip.get_tokenizer(name), open_clip.get_model_config(name)["embed_dim"])
+    clip.pixels.resize = options.resize
+    return clip
 
 
 def find_model(model: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lanit.config import LanitError
+from lanit.data.names import nfc
 from lanit.language.pseudo_labels import LabellerOptions, Labels, check_domains
 
 
@@ -23,20 +24,20 @@ def truth_labels(options: LabellerOptions, domains: Sequence[str], manifest: Pat
     """
     from lanit.data.manifest import read_table, read_truth
 
-    check_domains(domains)
+    check_domains([nfc(name) for name in domains])
     shares = None
     for split in sorted(read_table(manifest, ["split"])["split"].unique().to_pylist(), key=lambda s: s != "train"):
         if split == "pretrain":
             continue
         table = read_truth(manifest, split)
         known = [name for name in table.columns if name != "key"]
-        unknown = [name for name in domains if name not in known]
+        unknown = [name for name in domains if nfc(name) not in known]
         if unknown:
             raise LanitError(
                 f"the domain {unknown[0]!r} is no class of the dataset, so that no image can be labelled with it by "
                 f"truth; there are {', '.join(known)}"
             )
-        truth = table[list(domains)].to_numpy(bool)
+        truth = table[list(map(nfc, domains))].to_numpy(bool)
         shares = truth.mean(axis=0) if shares is None else shares  # of split train, which comes first
         keys = tuple(table["key"])
         labels = choose_one(truth, keys, options.choose or "random", shares)

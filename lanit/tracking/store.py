@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from lanit.address import SQLITE, absolute_uri, check_kind, database_path, keep_password
 from lanit.config import LanitError, parse
@@ -72,7 +72,6 @@ def make_store(options: TrackOptions, output: Path | None = None) -> Store:
         LanitError: the URI is of a kind that MLflow does not keep, or nothing answers there.
     """
     uri = keep_password(options.uri)
-    check_kind(uri, "options.uri")
     store = Store(uri, options.sweep)
     try:
         client = open_client(uri)
@@ -137,6 +136,7 @@ def open_client(uri: str) -> MlflowClient:
     for name in ("alembic", "mlflow"):  # each migration of a new database would be a line
         logging.getLogger(name).setLevel(logging.ERROR)
     uri = keep_password(uri)
+    check_kind(uri, "the address of the MLflow store")
     database = database_path(uri)
     if database is not None and not _is_there(database):
         _make_database(database)
@@ -226,9 +226,10 @@ def _alone(database: Path | None) -> Iterator[None]:
 
 def _experiment(client: MlflowClient, name: str, database: Path | None) -> str:
     found = client.get_experiment_by_name(name)
+    # Artifacts lie beside the database, to be moved and copied with it; a server chooses itself.
+    ending = f"mlflow-artifacts/{quote(name, safe='')}"
+    location = None if database is None else f"{database.parent.as_uri()}/{ending}"
     if found is None:
-        # Beside the database, to be moved and copied with it; a server chooses itself.
-        location = None if database is None else (database.parent / "mlflow-artifacts" / quote(name, safe="")).as_uri()
         try:
             return client.create_experiment(name, artifact_location=location)
         except Exception:
@@ -237,7 +238,24 @@ def _experiment(client: MlflowClient, name: str, database: Path | None) -> str:
                 raise
     if found.lifecycle_stage == "deleted":  # its name stays taken
         client.restore_experiment(found.experiment_id)
+    old = found.artifact_location
+    if location != old and database is not None and old.startswith("file:///") and old.endswith(f"/{ending}"):
+        _move_artifacts(database, found.experiment_id, old, location)
     return found.experiment_id
+
+
+def _move_artifacts(database: Path, experiment: str, old: str, new: str) -> None:
+    """Mend what MLflow stores absolute, in a database that was moved or copied with its artifacts."""
+    before = Path(unquote(old.removeprefix("file://"))).parent.parent
+    if before.exists() and before.samefile(database.parent):  # another name of the same folder
+        return
+    with contextlib.closing(sqlite3.connect(database, timeout=20)) as store, store:
+        store.execute("update experiments set artifact_location = ? where experiment_id = ?", (new, experiment))
+        store.execute(
+            "update runs set artifact_uri = ? || substr(artifact_uri, ?) "
+            "where experiment_id = ? and substr(artifact_uri, 1, ?) = ?",
+            (new, len(old) + 1, experiment, len(old), old),
+        )
 
 
 def _parent(client: MlflowClient, experiment: str, store: Store) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import resource
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lanit.config import LanitError
+from lanit.config import LanitError, code_version
 from lanit.files import write_tensors, write_whole
 from lanit.methods import create_method
 from lanit.methods.protocol import Batch, ClusteringMethod, LabelledMethod, LanguageMethod, PerceptualMethod
@@ -140,8 +139,8 @@ class Training:
                                 flush=True,
                             )
                         return False
-        if world.is_main:
-            self._finish()
+        if record:
+            self._finish(record)
         return True
 
     def _take(self, parts: Sequence[Batch], norms: bool) -> dict[str, Tensor]:
@@ -240,7 +239,7 @@ class Training:
             },
         )
 
-    def _finish(self) -> None:
+    def _finish(self, record: Recorder) -> None:
         options = self.options
         weights = {name: value.cpu().numpy() for name, value in self.method.averaged.state_dict().items()}
         write_tensors(self.output / "model.safetensors", weights, {})
@@ -263,17 +262,9 @@ class Training:
             described["clusters"] = self.method.clusters
         if isinstance(self.method, PerceptualMethod):
             described["perceptual"] = self.method.perceptual_name
+        record.finish()
         write_whole(self.output / "run.json", json.dumps(described, indent=1))
         checkpoint.clear(self.output / "checkpoints")  # the budget is spent: nothing could continue from them
-
-
-def code_version() -> str:
-    """The git revision of the code that runs, `-dirty` where tracked files differ; `unknown` outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _check(options: TrainOptions, world: World) -> None:

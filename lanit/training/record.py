@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ from lanit.files import write_whole
 from lanit.training.options import TrainOptions
 from lanit.training.samples import write_picture
 
+LIVE = "metrics.live.jsonl"  # while the training goes on; `metrics.jsonl` is that of a finished one
+
 
 class Recorder:
     """The log of a run, kept by the main process."""
 
     def __init__(self, folder: Path, tracked=None):
         self.folder, self.tracked = folder, tracked
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / LIVE
         self.pace = (0, 0.0)
 
     @classmethod
@@ -77,6 +80,11 @@ class Recorder:
         write_picture(self.folder / name, pixels)
         if self.tracked:
             self.tracked.picture(self.folder / name, "samples")
+
+    def finish(self) -> None:
+        """The log is complete, and gets the name by which others read it."""
+        if self.path.is_file():
+            os.replace(self.path, self.folder / "metrics.jsonl")
 
     def close(self, status: str) -> None:
         """Hand over what is left; `status` is MLflow's: FINISHED, FAILED or KILLED."""

@@ -263,7 +263,7 @@ def _check(texts: list[str], references: list[Path], strength: float, seed: int 
 
 
 def _list_sources(path: Path) -> list[Path]:
-    from lanit.data.listing import is_image_name
+    from lanit.data.images import is_image_name
 
     if path.is_file():
         return [path]

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from made_up import CLASSES, Identity, Perfect
+from made_up import CLASSES, Clustering, Identity, Perfect
 
 from lanit.config import LanitError
 from lanit.data.batches import ImageStore
@@ -209,6 +209,19 @@ def test_labels_that_a_method_may_not_read_are_an_error(
     assert translate(run, "--labels", folder) == 2
     told = f"come of {other}, and made-up may read labels of {supervision} alone"
     assert told in capsys.readouterr().err and not (run / "translations.safetensors").exists()
+
+
+def test_the_clusters_of_all_images_are_kept_where_a_method_finds_some(make_run, translate, manifest):
+    run = make_run(Clustering())
+    assert translate(run, batch=7) == 0
+    arrays, about = read(run)
+    images = ImageStore(manifest, "test").read(range(120))
+    assert arrays["clusters"].dtype == np.int64 and about["clusters"] == 2
+    np.testing.assert_array_equal(arrays["clusters"], images[:, 2, 0, 0] > images[:, 0, 0, 0])
+    assert 0 < arrays["clusters"].sum() < 120
+    assert translate(make_run(Perfect())) == 0
+    arrays, about = read(run)
+    assert "clusters" not in arrays and "clusters" not in about
 
 
 class Constant(Perfect):

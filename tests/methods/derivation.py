@@ -28,6 +28,7 @@ def batch(sources, targets, progress=0.1, seed=0, step=0, parts=1, second=False)
             step,
             progress,
             other if second else None,
+            sources.sum(),
         )
         for i, (*own, other) in enumerate(split)
     ]
@@ -62,19 +63,19 @@ def gradients(method, parts):
     return found
 
 
-def check_derived(make, parts, networks, totals, moving=MOVED):
+def check_derived(method, make_batch, networks, totals, moving=MOVED):
     """Every update's loss and gradient are those of `totals`, functions in float64 of `networks`.
 
     Args:
-        make: makes the method, always with the same weights.
-        parts: makes the batch.
+        method: takes no step here.
+        make_batch: makes its batch, whose random numbers are drawn once.
         networks: name → the method's network in float64.
         totals: the loss of each update.
         moving: the networks that each update moves.
     """
-    values = [update.loss(0)[0].item() for update in make().updates(parts())]
+    values = [update.loss(0)[0].item() for update in method.updates(make_batch())]
     assert values == pytest.approx([total.item() for total in totals], rel=1e-4)
-    for number, (found, total, names) in enumerate(zip(gradients(make(), parts()), totals, moving, strict=True)):
+    for number, (found, total, names) in enumerate(zip(gradients(method, make_batch()), totals, moving, strict=True)):
         parameters = {f"{name}.{key}": p for name in names for key, p in networks[name].named_parameters()}
         slopes = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, retain_graph=True)
         expected = {key: slope for key, slope in zip(parameters, slopes) if slope is not None}
@@ -124,23 +125,23 @@ class Iteration:
 def iterate(method, part, ds_weight, penalised=True):
     """StarGAN v2's equations 1 to 5 for an image x of the domain y and a target domain ỹ each, and R1.
 
-    The real images of the discriminator are the references, which are drawn evenly over domains as the sources are. The
-    style that a translation is held against is a constant where it comes of a reference.
+    The style that a translation is held against is a constant where it comes of a reference.
     """
     net, weight = doubled(method), method.options.loss
     x, y, y2 = (images.double() for images in (part.source, part.reference, part.second_reference))
     of_x, of_y = part.source_labels.argmax(1).tolist(), part.reference_labels.argmax(1).tolist()
     z1, z2 = BatchRng(0, part.step, 0, len(x), len(x)).normal(2, 5).double().unbind(1)
+    truly, of_real = (y, of_y) if weight.real == "references" else (x, of_x)
     g, f, e, d = (net[name] for name in ("generator", "mapping", "style_encoder", "discriminator"))
 
-    def minus_log(images, real):
-        """−E log D_ỹ, or −E log(1 − D_ỹ)."""
-        chance = torch.sigmoid(pick(d(images), of_y))
+    def minus_log(images, domains, real):
+        """−E log D_y, or −E log(1 − D_y)."""
+        chance = torch.sigmoid(pick(d(images), domains))
         return -sum(torch.log(p if real else 1 - p) for p in chance) / len(chance)
 
     def r1():
         total = 0.0
-        for image, domain in zip(y, of_y):
+        for image, domain in zip(truly, of_real):
             image = image[None].requires_grad_()
             (slope,) = torch.autograd.grad(d(image)[0, domain], image, create_graph=True)
             total = total + 0.5 * slope.square().sum() / len(y)
@@ -148,7 +149,7 @@ def iterate(method, part, ds_weight, penalised=True):
 
     def to_fool(made, style, source, other):
         return (
-            weight.adv * minus_log(made, True)
+            weight.adv * minus_log(made, of_y, True)
             + weight.sty * l1(pick(e(made), of_y), style)
             - ds_weight * l1(made, g(x, other).detach())
             + weight.cyc * l1(g(made, source), x)
@@ -158,7 +159,7 @@ def iterate(method, part, ds_weight, penalised=True):
     of_reference, of_second = pick(e(y), of_y).detach(), pick(e(y2), of_y).detach()
     made = Iteration(net, of_x, of_y, z1, z2, style, other, source, g(x, style), g(x, of_reference), [])
     for fake in (made.fake, made.fake_reference):
-        loss = weight.adv * (minus_log(y, True) + minus_log(fake.detach(), False))
+        loss = weight.adv * (minus_log(truly, of_real, True) + minus_log(fake.detach(), of_y, False))
         made.totals.append(loss + weight.r1 * weight.r1_every * r1() if penalised else loss)
     made.totals.append(to_fool(made.fake, style, source, other))
     made.totals.append(to_fool(made.fake_reference, of_reference, source.detach(), of_second))

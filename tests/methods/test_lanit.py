@@ -28,10 +28,10 @@ LANGUAGE = {"clip": {}, "templates": ["a face with {}."]}
 class Words(torch.nn.Module):
     """Prompts that a test can see through: N + 1 texts that depend on one vector, as those of a text tower do."""
 
-    def __init__(self):
+    def __init__(self, domains):
         super().__init__()
         self.vectors = torch.nn.Parameter(torch.randn(4))
-        self.register_buffer("map", torch.randn(4, 4, 7))
+        self.register_buffer("map", torch.randn(domains + 1, 4, 7))
         self.calls = 0
 
     def forward(self):
@@ -42,12 +42,12 @@ class Words(torch.nn.Module):
 class LinearGuide:
     """A frozen image tower that a test can see through: one linear map, normalised."""
 
-    def __init__(self, prompts=None):
+    def __init__(self, domains, prompts=None):
         self.map = torch.nn.Linear(3 * 16 * 16, 7).requires_grad_(False)
         self.clip = self
         self.logit_scale = 10.0
         self.prompts = prompts
-        self.texts = F.normalize(torch.randn(4, 7), dim=1)
+        self.texts = F.normalize(torch.randn(domains + 1, 7), dim=1)
         self.calls = []
 
     def similarities(self, images, texts):
@@ -61,21 +61,23 @@ class LinearGuide:
 
 @pytest.fixture
 def lanit(monkeypatch):
-    """Makes a method of three domains on 16 pixels, with a linear guide."""
+    """Makes a method of three domains or more on 16 pixels, with a linear guide."""
 
-    def make(learned=False, uncovered="left_out", prompts=None, **loss):
+    def make(learned=False, uncovered="left_out", prompts=None, domains=3, **loss):
         torch.manual_seed(0)
-        guide = LinearGuide(Words() if learned else None)
+        guide = LinearGuide(domains, Words(domains) if learned else None)
         monkeypatch.setattr("lanit.language.guide.Guide", lambda *_: guide)
         options = {"network": NETWORK, "loss": loss, "learning_rate": 1e-3, "prompts": prompts or {}}
         language = LANGUAGE | {"prompts": "learned" if learned else "frozen", "uncovered": uncovered}
-        return Lanit(parse(LanitOptions, options), 16, ["a", "b", "c"], "cpu", language, "labels")
+        names = [f"domain {n}" for n in range(domains)]
+        return Lanit(parse(LanitOptions, options), 16, names, "cpu", language, "labels")
 
     return make
 
 
-def batch(progress=0.1, labels=LABELS, **changes):
-    return derivation.batch(labels, labels.flip(0), progress, **changes)
+def batch(progress=0.1, labels=LABELS, references=None, **changes):
+    """Four sources with labels (4, N), and four references with the same in reverse, or with others."""
+    return derivation.batch(labels, labels.flip(0) if references is None else references, progress, **changes)
 
 
 def test_a_step_moves_every_network_and_never_clip_or_the_averages(lanit):
@@ -123,10 +125,12 @@ def derived(method, part, ds_weight, similarity, normalise):
         )
         return total / (len(d) if normalise == "image" else sum(map(sum, d)))
 
+    truly, d_truly = (y, d_y) if weight.real == "references" else (x, d_x)
+
     def r1():
-        real = y.clone().requires_grad_()
+        real = truly.clone().requires_grad_()
         of = torch.sum if weight.r1_heads == "sum" else torch.mean
-        heads = torch.stack([of(row[torch.tensor(o) > 0]) for row, o in zip(net["discriminator"](real), d_y)])
+        heads = torch.stack([of(row[torch.tensor(o) > 0]) for row, o in zip(net["discriminator"](real), d_truly)])
         (slope,) = torch.autograd.grad(heads.sum(), real, create_graph=True)
         return 0.5 * slope.square().sum() / len(y)
 
@@ -150,7 +154,7 @@ def derived(method, part, ds_weight, similarity, normalise):
     totals = [
         weight.adv
         * (
-            adversarial(net["discriminator"](y), d_y, True)
+            adversarial(net["discriminator"](truly), d_truly, True)
             + adversarial(net["discriminator"](made.detach()), d_y, False)
         )
         + weight.r1 * r1()
@@ -179,9 +183,74 @@ def test_every_loss_and_gradient_is_that_of_a_float64_derivation(lanit, learned,
     options = {**weights, "similarity": similarity, "adversarial": normalise}
     progress = 0.1 if not learned else 0.7
     ds_weight = 0.7 * (1 - progress / (130 / 150))
-    net, totals = derived(lanit(learned, **options), *batch(progress), ds_weight, similarity, normalise)
-    moving = [*MOVED[:2], (*MOVED[2], "prompts"), MOVED[3]] if learned else MOVED
-    check_derived(lambda: lanit(learned, **options), lambda: batch(progress), net, totals, moving)
+    check_lanit(lanit(learned, **options), lambda: batch(progress), ds_weight, similarity, normalise)
+
+
+def check_lanit(method, make_batch, ds_weight, similarity, normalise):
+    net, totals = derived(method, *make_batch(), ds_weight, similarity, normalise)
+    moving = [*MOVED[:2], (*MOVED[2], "prompts"), MOVED[3]] if "prompts" in net else MOVED
+    check_derived(method, make_batch, net, totals, moving)
+
+
+ONE = torch.eye(4)[[0, 1, 2, 2]]  # of four domains, one an image
+THREE = 1 - torch.eye(4)[[1, 3, 0, 3]]  # three of them
+
+
+@pytest.mark.parametrize(
+    "sources, references, loss",
+    [
+        (ONE, ONE.flip(0), {}),
+        (THREE, THREE.flip(0), {}),
+        (THREE, THREE.flip(0), {"adversarial": "pair", "r1_heads": "mean"}),
+        (ONE, THREE, {"adversarial": "pair", "real": "sources"}),
+        (THREE, ONE, {"adversarial": "image", "real": "sources"}),
+    ],
+)
+def test_an_iteration_of_one_and_of_three_active_domains_is_that_of_a_float64_derivation(
+    lanit, sources, references, loss
+):
+    method = lanit(learned=True, domains=4, similarity="logit", r1=2.0, ds=0.7, **loss)
+    ds_weight = 0.7 * (1 - 0.7 / (130 / 150))
+    check_lanit(
+        method,
+        lambda: batch(0.7, labels=sources, references=references),
+        ds_weight,
+        "logit",
+        loss.get("adversarial", "image"),
+    )
+
+
+def test_the_penalty_of_three_active_domains_is_that_of_one_head_added_up(lanit):
+    """With heads of one weight, R1 on their sum is nine times that of one of them, and R1 on their mean the same."""
+    found = {}
+    for heads in ("sum", "mean"):
+        for active in (1, 3):
+            method = lanit(domains=4, adv=0.0, r1=1.0, r1_heads=heads)
+            with torch.no_grad():
+                weight = method.networks["discriminator"].head.weight
+                weight.copy_(weight[:1].expand_as(weight))
+            labels = torch.zeros(4, 4)
+            labels[:, :active] = 1
+            found[heads, active] = next(method.updates(batch(labels=labels))).loss(0)[0].item()
+    assert found["sum", 3] == pytest.approx(9 * found["sum", 1], rel=1e-4) and found["sum", 1] > 0
+    assert found["mean", 3] == pytest.approx(found["mean", 1], rel=1e-4)
+
+
+@pytest.mark.parametrize("r1_every", [1, 2])
+def test_real_images_are_the_references_or_the_sources(lanit, r1_every):
+    for real in ("references", "sources"):
+        method, seen = lanit(real=real, r1_every=r1_every), []
+        method.networks["discriminator"].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))  # noqa: B023
+        (part,) = batch(step=1)
+        next(method.updates([part])).loss(0)
+        assert torch.equal(seen[0][:4].detach(), part.reference if real == "references" else part.source)
+
+
+def test_words_are_drawn_towards_zero_where_they_are_told_so(lanit):
+    groups = [
+        lanit(learned=True, prompts=own).optimisers()["prompts"].param_groups[0] for own in ({}, {"weight_decay": 1e-4})
+    ]
+    assert [group["weight_decay"] for group in groups] == [0.0, 1e-4]
 
 
 @pytest.mark.parametrize("learned", [False, True])

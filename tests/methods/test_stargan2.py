@@ -26,12 +26,16 @@ def parts(progress=0.1, **changes):
     return batch(SOURCES, TARGETS, progress, second=True, **changes)
 
 
-@pytest.mark.parametrize("progress, ds_weight, step", [(0.2, 0.42, 0), (0.2, 0.42, 1), (0.5, 0.0, 2)])
-def test_every_loss_and_gradient_is_that_of_a_float64_derivation(progress, ds_weight, step):
+@pytest.mark.parametrize(
+    "progress, ds_weight, step, real",
+    [(0.2, 0.42, 0, "references"), (0.2, 0.42, 1, "references"), (0.5, 0.0, 2, "sources"), (0.2, 0.42, 2, "sources")],
+)
+def test_every_loss_and_gradient_is_that_of_a_float64_derivation(progress, ds_weight, step, real):
     """With two references, of which diversification needs the second, and a penalty in every other iteration."""
-    weights = {"ds": 0.7, "ds_decay": 0.5, "r1": 2.0, "r1_every": 2, "sty": 1.3, "cyc": 0.8, "adv": 0.9}
-    expected = iterate(make(**weights), *parts(progress, step=step), ds_weight, penalised=step % 2 == 0)
-    check_derived(lambda: make(**weights), lambda: parts(progress, step=step), expected.networks, expected.totals)
+    weights = {"ds": 0.7, "ds_decay": 0.5, "r1": 2.0, "r1_every": 2, "sty": 1.3, "cyc": 0.8, "adv": 0.9, "real": real}
+    method = make(**weights)
+    expected = iterate(method, *parts(progress, step=step), ds_weight, penalised=step % 2 == 0)
+    check_derived(method, lambda: parts(progress, step=step), expected.networks, expected.totals)
 
 
 def test_a_step_moves_every_network_and_never_the_averages():

@@ -1,5 +1,6 @@
 """TUNIT: who learns when, state, what a GPU needs, and short trainings that must succeed."""
 
+import dataclasses
 import functools
 import io
 import shutil
@@ -157,6 +158,20 @@ def test_translations_have_style_and_output_of_the_reference_and_reconstructions
     real_logits, fake_logits, logits = (outputs for _, outputs in judged)
     torch.testing.assert_close(losses["d_adversarial"], hinge_loss(real_logits, fake_logits))
     torch.testing.assert_close(losses["g_adversarial"], -logits[:8].mean() - logits[8:].mean())
+
+
+def test_styles_may_be_normalised_with_the_others_or_apart():
+    """Apart, a reference's style does not depend on the sources that are in the batch with it."""
+    for statistics, apart in (("joint", False), ("separate", True)):
+        method, styled = make(statistics=statistics), []
+        method.networks["generator"].modulation.register_forward_hook(lambda _, inputs, __: styled.append(inputs[0]))  # noqa: B023
+        for seed in range(2):
+            batch = dataclasses.replace(make_batch(0), source=make_batch(seed).source)
+            updates = method.updates([batch])
+            next(updates)
+            next(updates).loss(0)
+        references = [styles[:8].detach() for styles in styled]
+        assert torch.equal(*references) is apart
 
 
 def test_cluster_head_learns_from_information_alone():

@@ -15,6 +15,8 @@ from trainings import DOMAINS, OPTIONS, learned, model, options_of
 from lanit.cli import main
 from lanit.config import LanitError, parse
 from lanit.data.rng import BatchRng
+from lanit.methods.lanit import Lanit
+from lanit.settings.lanit import LanitOptions
 from lanit.training import checkpoint, loop
 from lanit.training.averaging import average
 from lanit.training.distributed import World
@@ -314,9 +316,26 @@ def test_images_without_an_active_domain_are_never_drawn(manifest):
         (part,) = feed.parts(step)
         assert part.source_labels.any(1).all() and part.reference_labels.any(1).all()
         assert part.pairs == part.reference_labels.sum()
+        assert part.source_pairs == part.source_labels.sum()
     found[3] = False
     with pytest.raises(LanitError, match="only 7 of 32 images have an active domain, .* look at the fixed threshold"):
         feed.label(found, "look at the fixed threshold")
+
+
+@pytest.mark.parametrize("slack", [False, True])
+def test_images_that_every_candidate_covers_are_drawn_or_not(manifest, slack):
+    """They are known beforehand, too: no step is skipped for one, as in the released code."""
+    found = np.zeros((32, 3 if slack else 2), bool)
+    found[:20, 0], found[10:20, 1], found[20:, 2:] = True, True, True
+    for fully_covered in ("drawn", "left_out"):
+        language = {"clip": {}, "templates": ["a {}."], "uncovered": "slack" if slack else "left_out"}
+        settings = {"network": {"base_channels": 4, "max_channels": 8, "bottleneck": 4}, "fully_covered": fully_covered}
+        method = Lanit(parse(LanitOptions, settings), 16, ["a", "b"], language=language)
+        feed = Feed(parse(TrainOptions, OPTIONS), manifest, ONE)
+        feed.draw_as(method)
+        feed.label(found, "")
+        covered = set(range(20 if fully_covered == "drawn" else 10)) | set(range(20, 32) if slack else ())
+        assert set(feed.pool.tolist()) == covered and feed.share_without == (0 if slack else 0.375)
 
 
 def test_few_images_with_a_label_are_a_warning_and_samples_stay_the_same(manifest, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 # The configuration against its schema, and what a schema cannot say. An error names the key and says what to do.
 import difflib
+import sys
 
 import jsonschema
 import yaml
@@ -101,9 +102,35 @@ def check_files(where, dataset, clip, features):
             fail(key, f"names {value}, where no file is; put it there or give its place")
 
 
+def describe_sharding(name):
+    """Options of the shard stage."""
+    return {"name": name} | {key: config["dataset"][name][key] for key in ("source", "size", "shards", "max_damaged")}
+
+
+def describe_scored(name):
+    """What will be scored on a dataset."""
+    return {"classes": config["dataset"][name]["classes"]} | {key: config["evaluate"][key] for key in ("k", "split")}
+
+
+def check_data(name):
+    """What the images can tell, where they are known already; where not, the shard stage says it first of all."""
+    card = Path(config["results"], name, "dataset.json")
+    if not card.exists():
+        return
+    from lanit.config import LanitError, digest, parse
+    from lanit.data.scored import check_card, parse_scored
+    from lanit.data.shard import ShardOptions
+
+    try:
+        options = digest(parse(ShardOptions, describe_sharding(name)))
+        check_card(card, options, parse_scored(describe_scored(name)), config["dataset"][name]["source"])
+    except LanitError as error:
+        fail(f"dataset.{name}", f"cannot be scored: {error}")
+
+
 def find_paths(source):
-    """The folders and the table among a source's options."""
-    keys = ("root", "train", "val", "test", "pretrain", "images", "table")
+    """The folders and the tables among a source's options."""
+    keys = ("root", "train", "val", "test", "pretrain", "images", "table", "partition", "identities")
     return [source[key] for key in keys if isinstance(source.get(key), str)]
 
 
@@ -112,11 +139,35 @@ def check_configuration():
     for i, name in enumerate(config["datasets"]):
         pick(f"datasets[{i}]", name, config["dataset"])
         check_dataset(name)
+        check_data(name)
     pick("labeller", config["labeller"], config["labellers"])
     variants = [name for name in config["train"] if name != "images"]
     for i, name in enumerate(config["methods"]):
         pick(f"methods[{i}]", name, variants)
+    for name in config["external"]:
+        check_external(name)
     return {name: resolve_variant(name) for name in variants}
+
+
+def check_external(name):
+    """Another system has a name and a title of its own, and the translations of those in the sweep are there."""
+    external, where = config["external"][name], f"external.{name}"
+    pick(f"{where}.dataset", external["dataset"], config["dataset"])
+    if name in config["train"] or name in METHODS:
+        fail(where, "has the name of what is trained here; choose another")
+    titles = {key: other["title"] for key, other in config["external"].items() if key != name}
+    if external["title"] in titles.values():
+        fail(f"{where}.title", f"is {external['title']!r}, which is another's too; tables would not tell them apart")
+    if external["dataset"] not in config["datasets"]:
+        return
+    if not Path(external["images"]).is_dir():
+        fail(
+            f"{where}.images",
+            f"names {external['images']}, where no folder is; put the translations there or give their place "
+            f"(`snakemake {config['results']}/{external['dataset']}/pairs` writes what there is to translate)",
+        )
+    if external["table"] is not None and not Path(external["table"]).is_file():
+        fail(f"{where}.table", f"names {external['table']}, where no file is; put it there or give its place")
 
 
 def resolve_variant(name):
