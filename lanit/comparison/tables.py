@@ -77,7 +77,7 @@ def comparison_csv(scores: Sequence[Score]) -> str:
     """Every run, one a row, in full precision; an empty field is a number that the protocol cannot tell."""
     rows = []
     for score in scores:
-        row = {f"cluster_{name}": score.clusters.get(name) for name in CLUSTERS}
+        row: dict[str, object] = {f"cluster_{name}": score.clusters.get(name) for name in CLUSTERS}
         row |= {name: getattr(score, name) for name in COMPARISON_COLUMNS if name not in {*MEANS, *row}}
         row |= score.mean | {"protocol": protocol_name(score), "features": features_name(score)}
         rows.append([row[name] for name in COMPARISON_COLUMNS])
@@ -179,15 +179,18 @@ def variant_tables(scores: Sequence[Score], domains: int) -> list[Table]:
 
 def cluster_tables(scores: Sequence[Score]) -> list[Table]:
     """How well found domains agree with truth, one table a (dataset, setting) that has some: means over seeds."""
-    tables = []
+    tables: list[Table] = []
     groups = by_setting(score for score in scores if score.clusters.get("accuracy") is not None)
     for (dataset, _), group in groups.items():
-        rows, rules, before = [], set(), None
+        rows: list[list[Cell]] = []
+        rules: set[int] = set()
+        before = None
         for n, method, variant in dict.fromkeys((s.domains, s.method, s.variant) for s in group):
             runs = [s for s in group if (s.domains, s.variant) == (n, variant)]
             row = [text(n), text(variant_name(method, variant))]
             for _, name, scale, digits in CLUSTER_COLUMNS:
-                row.append(text(_spread([scale * s.clusters[name] for s in runs], digits)))
+                values = [scale * value for s in runs if (value := s.clusters[name]) is not None]
+                row.append(text(_spread(values, digits)))
             if before not in (None, n):
                 rules.add(len(rows))
             rows.append(row)
