@@ -3,6 +3,8 @@
 import functools
 import io
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -584,6 +586,12 @@ def test_the_number_of_prototypes_is_that_of_the_domains_or_its_own():
 def test_options_that_do_not_fit_are_named(size, changes, message):
     with pytest.raises(LanitError, match=message):
         StyleAware(parse(StyleAwareOptions, changes), size, ["a", "b"])
+
+
+def test_options_are_read_without_torch():
+    code = "import sys; from lanit.settings.style_aware import StyleAwareOptions; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_one_domain_is_too_few_unless_prototypes_are_counted():
