@@ -229,7 +229,7 @@ def test_the_terms_of_a_step_are_those_of_the_formulas():
     x = step.real.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator.judge(x).sum(), x)
     penalty = sum(float(g.square().sum()) for g in gradient) / 8 / 2
-    assert float(terms["d_r1"]) == pytest.approx(penalty) and float(loss) == pytest.approx(2 * penalty)
+    assert float(terms["d_r1"]) == pytest.approx(penalty) and loss.item() == pytest.approx(2 * penalty)
     # generator
     loss, terms = next(updates).loss(0)
     reconstruction = generator.decode(content, own.detach())
