@@ -61,6 +61,19 @@ def write_whole(path: Path | str, data: bytes | str) -> None:
         part.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def recognise(path: Path | str) -> str | None:
+    """Return what a file is that is often found in the place of weights or pictures; None where it is none of these."""
+    with open(path, "rb") as file:
+        head = file.read(256)
+    if not head:
+        return "empty; copy or fetch it again"
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "a Git LFS pointer, not the file itself; fetch that with `git lfs pull`"
+    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page, not the file itself; fetch that by its download link"
+    return None
+
+
 @contextlib.contextmanager
 def whole(path: Path | str) -> Iterator[Path]:
     """Give the path of a file beside `path` to write; it takes the place of `path` if nothing is raised."""
@@ -70,5 +83,9 @@ def whole(path: Path | str) -> Iterator[Path]:
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.filename is None or error.filename == str(part):  # a write that fails does not know its file
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)

@@ -203,7 +203,7 @@ class Training:
                     "prompts that learn make labels anew from embeddings; give their files with --embeddings"
                 )
             if self.world.leads:
-                self.embeddings = torch.from_numpy(_read_embeddings(inputs.embeddings, found.keys))
+                self.embeddings = torch.from_numpy(_read_embeddings(inputs.embeddings, found.keys, inputs.labels))
 
     def _relabel(self) -> None:
         if self.method.needs_labels and self.method.relabels(self.step, self.options.progress(self.step)):
@@ -316,11 +316,15 @@ def _check(options: TrainOptions, world: World) -> None:
         raise LanitError(f"train.batch {options.batch} does not divide among {among}; use a multiple of {parts}")
 
 
-def _read_embeddings(paths: Sequence[Path], keys: Sequence[str]) -> np.ndarray:
-    """Embeddings (M, k) of the images `keys`, in their order, from files of `lanit embed images`."""
+def _read_embeddings(paths: Sequence[Path], keys: Sequence[str], labels: Path) -> np.ndarray:
+    """Embeddings (M, k) of the images `keys`, in their order, from `lanit embed images` with the labels' CLIP."""
+    from lanit.language.labels import check_clip, read_texts
+
     rows: dict[str, np.ndarray] = {}
+    texts = read_texts(labels / "texts.safetensors")
     for path in paths:
         arrays, metadata = read_tensors(path, ("embeddings", "keys"), "lanit embed")
+        check_clip(path, metadata.get("clip"), texts, labels)
         rows.update(zip(metadata["keys"], arrays["embeddings"], strict=True))
     missing = [key for key in keys if key not in rows]
     if missing:

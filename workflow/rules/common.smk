@@ -107,15 +107,19 @@ def clip_of(wildcards):
 
 
 def get_clip(wildcards):
-    """CLIP options: an open_clip model by name or JSON file, and its weights by tag or file."""
+    """CLIP options: an open_clip model by name or file, its weights by tag or file, and how they see images."""
     clip = config["clip"][clip_of(wildcards)]
-    trained = f"{RESULTS}/clip/{clip_of(wildcards)}/clip.safetensors"
-    return {"model": clip["model"], "pretrained": trained if "train" in clip else clip["pretrained"]}
+    if "train" in clip:
+        return {"model": clip["model"], "pretrained": f"{RESULTS}/clip/{clip_of(wildcards)}/clip.safetensors"}
+    return {key: value for key, value in clip.items() if value is not None}
 
 
 def get_clip_files(wildcards):
     """The files among them: a model that changes makes everything that came of it anew."""
-    return [value for value in get_clip(wildcards).values() if is_file_name(value)]
+    clip = get_clip(wildcards)
+    if "train" in config["clip"][clip_of(wildcards)]:  # not there yet
+        return [value for value in clip.values() if is_file_name(value)]
+    return list_files(clip["model"], clip.get("pretrained"))
 
 
 def get_features(wildcards):

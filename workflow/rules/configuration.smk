@@ -1,9 +1,15 @@
 # The configuration against its schema, and what a schema cannot say. An error names the key and says what to do.
 import difflib
+import sys
 
 import jsonschema
 import yaml
 from snakemake.utils import validate
+
+sys.path.insert(0, str(BASE))  # the checkout beside the Snakefile: what a key may hold is said once, by who reads it
+from lanit.config import LanitError
+from lanit.config import parse as parse_options  # Snakemake has a parse of its own here
+from lanit.language.clip_options import ClipOptions, is_path, list_files
 
 METHODS = ("lanit", "tunit")
 LABELLED = ("lanit",)  # the methods that train on pseudo labels
@@ -71,11 +77,33 @@ def check_dataset(name):
                 f"clip.{dataset['clip']}.train",
                 "needs split pretrain in the `shards` of the dataset that it learns from",
             )
-    if ("train" in clip) == (clip["pretrained"] is not None):
-        fail(f"clip.{dataset['clip']}", "must hold either `pretrained` (a tag or a file) or `train`")
+    check_clip(dataset["clip"])
     if features["kind"] == "judge" and "pretrain" not in dataset["shards"]:
         fail(f"features.{dataset['features']}", f"is a judge, which needs split pretrain in {where}.shards")
     check_files(where, dataset, clip, features)
+
+
+def check_clip(name):
+    """A CLIP is given, with its files, or trained; and how its weights see images is told of what was given alone."""
+    clip, where = config["clip"][name], f"clip.{name}"
+    told = {key: value for key, value in clip.items() if key not in ("model", "pretrained", "train")}
+    told = {key: value for key, value in told.items() if value is not None}
+    if "train" in clip:
+        if clip["pretrained"] is not None:
+            fail(where, "must hold either `pretrained` (a tag, a file or a folder) or `train`")
+        if told:
+            fail(
+                f"{where}.{next(iter(told))}",
+                "is of weights that are given; a CLIP that is trained here knows: drop it",
+            )
+        return
+    if clip["pretrained"] is None and not is_path(clip["model"]):
+        fail(where, "must hold either `pretrained` (a tag, a file or a folder) or `train`")
+    try:
+        parse_options(ClipOptions, {"model": clip["model"], "pretrained": clip["pretrained"], **told}, where)
+        list_files(clip["model"], clip["pretrained"])
+    except LanitError as error:
+        fail(where, f"cannot be used: {error}")
 
 
 def check_files(where, dataset, clip, features):
@@ -87,8 +115,7 @@ def check_files(where, dataset, clip, features):
                 help = dataset["missing"] or "put the images there or give their place"
                 fail(f"{where}.source", f"names {path}, where nothing is; {help}")
     for key, value in (
-        (f"clip.{dataset['clip']}.model", clip["model"]),
-        (f"clip.{dataset['clip']}.pretrained", clip["pretrained"]),
+        (f"clip.{dataset['clip']}.model", clip["model"] if "train" in clip else None),
         (f"features.{dataset['features']}.weights", features["weights"]),
     ):
         if is_file_name(value) and not Path(value).is_file():
