@@ -105,13 +105,13 @@ def main() -> None:
 def prepare(name: str, folder: Path) -> tuple[dict, list[str], int, dict]:
     """Settings, domains, image size and language options; CLIP's random weights and its texts in `folder`."""
     file = "config.yaml" if name == "demo" else "workflow/configs/paper.yaml"
-    config = yaml.safe_load((ROOT / file).read_text())
+    config = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
     dataset = config["dataset"]["faces" if name == "demo" else "celeba_hq"]
     domains = dataset["domains"][:10] if name == "demo" else dataset["domains"][10]
     model = ROOT / "workflow" / "configs" / "clip-faces.json"
     if name == "paper":
         model = folder / "vit-b-32.json"
-        model.write_text(json.dumps(open_clip.get_model_config("ViT-B-32-quickgelu")))
+        model.write_text(json.dumps(open_clip.get_model_config("ViT-B-32-quickgelu")), encoding="utf-8")
     weights = folder / "clip.safetensors"
     save_file(open_clip.create_model(find_model(str(model))).state_dict(), weights)
     clip = {"model": str(model), "pretrained": str(weights)}

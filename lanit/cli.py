@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 
 from lanit import __version__
@@ -25,6 +26,9 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return 0, or 2 after a mistake that the user can mend."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):  # what a terminal's encoding lacks is printed as \u2026: nothing ends by it
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(prog="lanit", description="Language-driven image-to-image translation.")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")

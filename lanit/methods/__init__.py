@@ -48,7 +48,7 @@ def load_method(run: Path, device: str = "cpu") -> Method:
             raise LanitError(
                 f"{run} holds no trained model: {path.name} is missing; give the folder of a finished training"
             )
-    described = json.loads(record.read_text())
+    described = json.loads(record.read_text(encoding="utf-8"))
     options = described["options"]
     method = create_method(
         described["method"],

@@ -94,7 +94,7 @@ def score_metrics(scores: Mapping[str, Any]) -> dict[str, float]:
 def _child_of(run: Path) -> tuple[ChildKey, str | None]:
     path = run / "run.json"
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
         domains = values["domains"]
         return (
             ChildKey(

@@ -130,7 +130,7 @@ def read_store(path: str | Path) -> Store:
         LanitError: the file is missing or is not one that `lanit track` wrote.
     """
     try:
-        values = json.loads(Path(path).read_text())
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise LanitError(f"{path} cannot be read as store.json ({one_line(error)}); run `lanit track` first") from None
     return parse(Store, values, str(path))

@@ -39,7 +39,7 @@ def pick(key, name, known):
 def check_schema():
     """Name the wrong key in one sentence, then let Snakemake fill in the defaults."""
     schema = BASE / "workflow" / "schemas" / "config.schema.yaml"
-    errors = jsonschema.Draft202012Validator(yaml.safe_load(schema.read_text())).iter_errors(config)
+    errors = jsonschema.Draft202012Validator(yaml.safe_load(schema.read_text(encoding="utf-8"))).iter_errors(config)
     for error in sorted(errors, key=lambda error: ([str(part) for part in error.absolute_path], error.validator)):
         key = ".".join(str(part) for part in error.absolute_path)
         if error.validator == "additionalProperties":
