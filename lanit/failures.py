@@ -23,14 +23,14 @@ ADVICE = {
     errno.ELOOP: "links there lead to themselves: give the path of the file itself",
     errno.EIO: "the disk reports an error: copy what is there to another",
     errno.ESTALE: "the network file system has lost it: start again",
+    errno.EAGAIN: "the system gives no more processes or threads: raise `ulimit -u`",
     errno.EMFILE: "too many files are open: raise `ulimit -n`",
     errno.ENFILE: "too many files are open on this machine",
-    errno.ENOMEM: "there is not enough memory: raise the limit (`ulimit -v`, or the job's), or ask for less at a time",
 }
 MEMORY = re.compile(
     "not enough memory|out of memory|can(no|')t allocate memory|cannot allocate|bad_alloc|failed to map segment|"
     "std::bad_array_new_length|DefaultCPUAllocator|CUBLAS_STATUS_ALLOC_FAILED|can't start new thread|"
-    "Resource temporarily unavailable",
+    "error return without exception set",  # Python's own, where memory ends within an import
     re.IGNORECASE,
 )
 LIBRARY = re.compile(r"(\S+\.so[.\d]*|\S+\.dylib|\S+\.dll): (cannot open shared object file|undefined symbol|version)")
@@ -40,19 +40,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Is memory, or what threads take of it, what was lacking? Each library says so in words of its own."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
-    return isinstance(error, RuntimeError | ImportError | OSError) and bool(MEMORY.search(str(error)))
+    return isinstance(error, RuntimeError | ImportError | OSError | SystemError) and bool(MEMORY.search(str(error)))
 
 
 def explain(error: BaseException) -> str | None:
     """Return one sentence on an error that is the machine's, and None for one that is the program's."""
     if is_out_of_memory(error):
         return (
-            f"there is not enough memory ({_first_line(error)}); raise the limit (`ulimit -v`, or the job's), or lower "
-            "the batch"
+            f"there is not enough memory ({_line(error, MEMORY)}); raise the limit (`ulimit -v`, or the job's), or ask "
+            "for less at a time: a smaller batch"
         )
     if isinstance(error, ImportError | OSError) and (found := LIBRARY.search(str(error))):
         return (
-            f"the library {found[1]} cannot be loaded ({_first_line(error)}); install it, or install torch and "
+            f"the library {found[1]} cannot be loaded ({_line(error, LIBRARY)}); install it, or install torch and "
             "torchvision anew, of versions that go together (constraints.txt has some)"
         )
     if isinstance(error, ModuleNotFoundError):
@@ -60,9 +60,14 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in ADVICE:
         path = f"{error.filename} cannot be used" if error.filename is not None else "a file cannot be used"
         return f"{path} ({error.strerror}): {ADVICE[error.errno]}"
+    if isinstance(error, OSError) and error.errno is None and str(error):  # a library's own: pyarrow's, Pillow's
+        return f"a file cannot be used ({' '.join(str(error).split())[:300]}): give another path"
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+        return f"a file cannot be used ({error}): {ADVICE[errno.ELOOP]}"
     return None
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200].rstrip(".:; ") if lines else type(error).__name__
+def _line(error: BaseException, pattern: re.Pattern[str]) -> str:
+    """The line of an error's words that tells; some have a page around it."""
+    told = next((line for line in str(error).splitlines() if pattern.search(line)), type(error).__name__)
+    return " ".join(told.split())[:200].rstrip(".:; ")

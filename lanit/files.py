@@ -81,11 +81,23 @@ def whole(path: Path | str) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield part
-        os.replace(part, path)
+        with naming(path):
+            yield part
+            os.replace(part, path)
     except OSError as error:
-        if error.filename is None or error.filename == str(part):  # a write that fails does not know its file
+        if error.filename == str(part):
             error.filename = str(path)
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Give errors of the system that name no file the name of this one: a write that fails does not know its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lanit.config import LanitError, parse
+from lanit.files import recognise
 
 if TYPE_CHECKING:
     from lanit.methods.protocol import Method
@@ -48,6 +49,8 @@ def load_method(run: Path, device: str = "cpu") -> Method:
             raise LanitError(
                 f"{run} holds no trained model: {path.name} is missing; give the folder of a finished training"
             )
+        if foreign := recognise(path):
+            raise LanitError(f"{path} is {foreign}")
     described = json.loads(record.read_text(encoding="utf-8"))
     options = described["options"]
     method = create_method(

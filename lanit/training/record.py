@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lanit.files import write_whole
+from lanit.files import naming, write_whole
 from lanit.training.options import TrainOptions
 from lanit.training.pictures import write_picture
 
@@ -64,7 +64,7 @@ class Recorder:
         pace = (images - self.pace[0]) / max(seconds - self.pace[1], 1e-9)
         self.pace = (images, seconds)
         line = {"step": step, "images": images, "seconds": round(seconds, 2), "images_per_second": round(pace, 1)}
-        with open(self.path, "a", encoding="utf-8") as file:
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line | values) + "\n")
         left = (budget - images) / pace
         shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if "_gib" not in name)
