@@ -64,7 +64,11 @@ def write_whole(path: Path | str, data: bytes | str) -> None:
 def recognise(path: Path | str) -> str | None:
     """Return what a file is that is often found in the place of weights or pictures; None where it is none of these."""
     with open(path, "rb") as file:
-        head = file.read(256)
+        return recognise_content(file.read(256))
+
+
+def recognise_content(head: bytes) -> str | None:
+    """Return what `recognise` does, of a file's first bytes."""
     if not head:
         return "empty; copy or fetch it again"
     if head.startswith(b"version https://git-lfs.github.com/spec/"):
