@@ -178,7 +178,9 @@ class _Unpickler(pickle.Unpickler):
             return type(name, (_Module,), {})
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
-        if module == "torch.jit._pickle" and name.startswith("build_"):
+        if module == "torch.jit._pickle" and (name.startswith("build_") or name == "restore_type_tag"):
+            return _first
+        if (module, name) == ("torch", "device"):
             return _first
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _rebuild

@@ -328,6 +328,31 @@ def test_a_torchscript_file_is_read_without_its_code(weights, tmp_path):
     assert all(torch.equal(state[name], expected[name]) for name in state)
 
 
+class Scripted(torch.nn.Module):
+    """Attributes of every kind that a scripted module may have beside its tensors."""
+
+    words: list[str]
+    numbers: dict[str, int]
+    device: torch.device
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(2, 3).half()
+        self.blocks = torch.nn.ModuleList([torch.nn.BatchNorm1d(2)])
+        self.words, self.numbers, self.device, self.share = ["a"], {"b": 1}, torch.device("cpu"), 0.5
+        self.register_buffer("turned", torch.arange(6).view(2, 3).T)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_tensors_of_a_scripted_module_are_found_among_its_other_attributes(tmp_path):
+    torch.jit.script(Scripted()).save(tmp_path / "scripted.pt")
+    expected, state = torch.jit.load(tmp_path / "scripted.pt").state_dict(), Checkpoint(tmp_path / "scripted.pt").state
+    assert set(state) == set(expected) and all(torch.equal(state[name], expected[name]) for name in expected)
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch ran",)
