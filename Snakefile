@@ -22,12 +22,24 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/compare.smk"
 
 
+# What takes a second, and what writes into one database: not worth a job on a cluster.
+localrules:
+    all,
+    track,
+
+
 rule all:
     default_target: True
     input:
+        get_sweep,
         rules.compare.output,
+        rules.track.output,
 
 
 onsuccess:
-    if Path(RESULTS, "report.html").exists():  # not after a part of the sweep
-        print(describe_results())
+    print(describe_results([*get_sweep(), *rules.compare.output, *rules.track.output]))
+
+
+onerror:
+    if not list_missing([*get_sweep(), *rules.compare.output]):  # all but MLflow
+        print(describe_results([]))

@@ -17,10 +17,11 @@ COMMANDS = {
     "embed": ("lanit.language.embed", "train a small CLIP, embed texts, embed shards"),
     "label": ("lanit.language.label", "make multi-hot pseudo labels from cached embeddings"),
     "train": ("lanit.training.train", "train one method (run it under torchrun)"),
-    "translate": ("lanit.evaluation.translate", "translate pictures of your own, or test images for the scores"),
+    "translate": ("lanit.evaluation.translate", "translate test images, for the scores"),
     "evaluate": ("lanit.evaluation.evaluate", "train a judge, extract real features, score translations"),
     "compare": ("lanit.comparison.compare", "gather scores into tables, plots, pictures and a report"),
-    "track": ("lanit.tracking", "create the MLflow store, its experiments and its sweep"),
+    "apply": ("lanit.using.apply", "translate pictures of your own with a trained model"),
+    "track": ("lanit.comparison.track", "enter in MLflow what its store lacks of a sweep"),
 }
 
 

@@ -9,12 +9,46 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
+import re
+import subprocess
 import types
 import typing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Within:
+    """The range of a number, as in `Annotated[float, Within(0, 1)]`; no number may be NaN or infinite.
+
+    Attributes:
+        low, high: the ends; None is none.
+        above, below: the low end, the high end is not in it.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    above: bool = False
+    below: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Is the value in the range?"""
+        over = self.low is None or (value > self.low if self.above else value >= self.low)
+        return over and (self.high is None or (value < self.high if self.below else value <= self.high))
+
+    def __str__(self) -> str:
+        low = None if self.low is None else f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        high = None if self.high is None else f"below {self.high:g}" if self.below else f"at most {self.high:g}"
+        return " and ".join(filter(None, (low, high)))
+
+
+Count = Annotated[int, Within(1)]
+Weight = Annotated[float, Within(0)]
+Positive = Annotated[float, Within(0, above=True)]
+Share = Annotated[float, Within(0, 1)]
 
 
 class LanitError(Exception):
@@ -52,11 +86,12 @@ def read_options(text: str) -> dict[str, Any]:
 def parse(cls: type[T], values: dict[str, Any], where: str = "options") -> T:
     """Build the dataclass `cls` from a mapping, nested dataclasses included.
 
-    Unknown keys, missing keys and values of another type are errors that name the key; whole numbers pass as floats
-    and lists as tuples.
+    Unknown keys, missing keys, values of another type and numbers out of their range are errors that name the key.
+    Whole numbers pass as floats, lists as tuples, and "1e-4", which YAML reads as text, where a number is asked for.
 
     Args:
-        cls: a dataclass type whose fields are str, int, float, bool, None, Path, list, tuple, dict or dataclasses.
+        cls: a dataclass type whose fields are str, int, float, bool, None, Path, list, tuple, dict, dataclasses, or
+            numbers annotated with the range that they must lie `Within`.
         values: what the user gave.
         where: the path of `values` in the configuration, for the message.
 
@@ -65,8 +100,8 @@ def parse(cls: type[T], values: dict[str, Any], where: str = "options") -> T:
     """
     if not isinstance(values, dict):
         raise LanitError(f"{where} must be a mapping, not {values!r}")
-    hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
@@ -88,8 +123,23 @@ def digest(values: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def code_version() -> str:
+    """The git revision of the code that runs, `-dirty` where tracked files differ; `unknown` outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        converted = _convert(arguments[0], value, where)
+        for within in arguments[1:]:
+            if converted is not None and not within.holds(converted):
+                raise LanitError(f"{where} must be {within}, not {value!r}")
+        return converted
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
@@ -106,7 +156,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise LanitError(f"{where} must be one of {', '.join(map(str, arguments))}, not {value!r}")
         return value
     if dataclasses.is_dataclass(hint):
-        return parse(hint, value, where)
+        return parse(typing.cast(type, hint), value, where)
     if origin in (list, tuple):
         if not isinstance(value, (list, tuple)):
             raise LanitError(f"{where} must be a list, not {value!r}")
@@ -122,8 +172,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     if hint is Path and isinstance(value, (str, Path)):
         return Path(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float:
+        value = _as_float(value)
     if isinstance(value, hint) and not (hint in (int, float) and isinstance(value, bool)):
+        if hint is float and not math.isfinite(value):
+            raise LanitError(f"{where} must be a finite number, not {value!r}")
         return value
     raise LanitError(f"{where} must be of type {getattr(hint, '__name__', hint)}, not {value!r}")
+
+
+def _as_float(value: Any) -> Any:
+    """Whole numbers as floats, and text in scientific notation: YAML 1.1 wants `1.0e-4`, people write 1e-4."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", value):
+        return float(value)
+    return value

@@ -2,13 +2,13 @@
 
 from waiting import NothingWaits
 
-from lanit import ranks
+from lanit import collectives
 from lanit.training import step
 
 
 def take_step(method, *parts):
     """Take the updates of one step over the parts of this process; the terms, summed over parts and processes."""
-    return {name: ranks.total(term) for name, term in step.take_step(method, parts).items()}
+    return {name: collectives.all_reduce_sum(term) for name, term in step.take_step(method, parts).items()}
 
 
 def take_step_without_waiting(method, *parts):

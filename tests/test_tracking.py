@@ -1,6 +1,7 @@
-"""MLflow: the store is made once, a run is continued, and training never waits for any of it."""
+"""MLflow: a store is made once by whoever comes first, a run is continued, and training never waits for any of it."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -11,7 +12,8 @@ import pytest
 from lanit.config import LanitError, digest, parse
 from lanit.tracking import TrackOptions, TrainingRun, log_scores, log_tables, make_store, read_store, ui_command
 from lanit.tracking.results import score_metrics
-from lanit.tracking.store import find_runs, flatten, legal_name, open_client
+from lanit.tracking.runs import find_runs, flatten, legal_name
+from lanit.tracking.store import open_client
 
 CONFIG = {"images": 1000, "loss": {"adversarial": 1.0}, "domains": ["hat", "red hair"], "note": "x" * 7000}
 
@@ -84,7 +86,8 @@ def test_the_command_is_silent_about_migrations(tmp_path):
     assert done.stderr == ""
     assert "mlflow ui --backend-store-uri sqlite:///results/mlflow.db --host 127.0.0.1" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results"]
-    assert (tmp_path / "results/mlflow.db").is_file()
+    left = sorted(path.name for path in (tmp_path / "results").iterdir())
+    assert left == [".mlflow.db.lock", "mlflow.db", "store.json"]
 
 
 def test_a_run_carries_its_identity_configuration_and_losses(track, tmp_path):
@@ -157,22 +160,26 @@ def test_training_goes_on_without_a_store(tmp_path, capfd):
     assert time.monotonic() - start < 1.0
     assert not run.finish(limit=20.0)
     assert time.monotonic() - start < 20.0
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("warning: the MLflow store http://127.0.0.1:9 cannot be used")
+    first, last, command = capfd.readouterr().err.splitlines()
+    assert first.startswith("warning: the MLflow store http://127.0.0.1:9 cannot be used")
+    assert last.startswith("warning: MLflow: 2000 points of this training are not in the store http://127.0.0.1:9")
+    program, *arguments = shlex.split(command)
+    assert (program, arguments[0], arguments[-1]) == ("lanit", "track", str(tmp_path))
 
 
 def test_a_store_that_comes_back_gets_every_point(track, tmp_path, capfd):
-    database = Path(read_store(track).uri.removeprefix("sqlite:///"))
-    away = database.rename(database.with_suffix(".away"))
+    folder = Path(read_store(track).uri.removeprefix("sqlite:///")).parent
+    away = folder.rename(folder.with_suffix(".away"))
+    folder.touch()  # nobody can make a database here
     try:
         run = open_run(track, tmp_path)
         run.log(1, 8, {"loss": 1.0})
         until = time.monotonic() + 20
         while not run._warned and time.monotonic() < until:
             time.sleep(0.02)
-        assert not database.exists()  # no empty database in its place
     finally:
-        away.rename(database)
+        folder.unlink()
+        away.rename(folder)
     run.log(2, 16, {"loss": 0.5})
     assert run.finish()
     client, (child,) = children(track)
@@ -214,7 +221,8 @@ def test_names_become_legal():
     assert legal_name("fid/5 o'clock (shadow)") == "fid/5 o_clock _shadow_"
     assert legal_name("../x//y") == "x/y"
     assert flatten({"a": {"b": {"c": None}}, "d": {}}) == {"a.b.c": "null", "d": "{}"}
-    assert score_metrics({"mean": {"mkid": float("nan")}, "per_class": {}}) == {}
+    assert score_metrics({"mean": {"mkid": float("nan")}, "per_class": {}, "clusters": None}) == {}
+    assert score_metrics({"clusters": {"nmi": 0.5, "ari": None}}) == {"clusters/nmi": 0.5}
 
 
 def test_mistakes_are_sentences(tmp_path, monkeypatch):

@@ -10,28 +10,31 @@ import argparse
 import dataclasses
 import io
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from lanit.comparison import plots, tables
-from lanit.comparison.pictures import Pictures, draw, draw_overview, latent_grid, read_pictures, reference_grid
-from lanit.comparison.prompts import read_prompts
-from lanit.comparison.render import to_latex, to_markdown
-from lanit.comparison.report import Chapter, Figure, render_report
-from lanit.comparison.scores import (
+from lanit.comparison.inputs import (
     Score,
     beside,
     by_setting,
     dataset_name,
+    file_name,
+    n_rank,
+    picture_name,
     read_metrics,
     read_published,
     read_qualities,
     read_scores,
     reading_rank,
 )
+from lanit.comparison.pictures import Pictures, draw, draw_overview, latent_grid, read_pictures, reference_grid
+from lanit.comparison.prompt_report import read_prompts
+from lanit.comparison.render import to_latex, to_markdown
+from lanit.comparison.report import Chapter, Figure, render_report
+from lanit.comparison.track import log_results
 from lanit.config import LanitError, parse, read_options
 from lanit.files import write_whole
 
@@ -58,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics", nargs="*", type=Path, default=[], help="metrics.jsonl of each run")
     parser.add_argument("--prompts", nargs="*", type=Path, default=[], help="prompts.json of runs that learned them")
     parser.add_argument("--output", type=Path, required=True, help="folder for tables/, plots/, pictures/, report.html")
-    parser.add_argument("--track", type=Path, help="store.json of `lanit track`: results go to MLflow too")
+    parser.add_argument("--track", help="MLflow's store: {uri, sweep} as JSON or a file; without it nothing goes there")
     parser.set_defaults(run=_run)
 
 
@@ -70,7 +73,7 @@ def compare(
     metrics: Sequence[Path],
     prompts: Sequence[Path],
     output: Path,
-    track: Path | None = None,
+    track: str | None = None,
 ) -> None:
     """Write tables, plots, pictures and the report under `output`, and add them to MLflow where `track` is given.
 
@@ -82,17 +85,18 @@ def compare(
     grids = [(beside(path, all_scores), read_pictures(path)) for path in pictures]
     losses = [(beside(path, all_scores), read_metrics(path)) for path in metrics]
     learned = [(beside(path, all_scores), read_prompts(path)) for path in prompts]
-    counts = {score.domains for score in all_scores}
-    domains = options.domains or (PAPER_N if PAPER_N in counts else max(counts))
+    counts = {score.domains for score in all_scores if score.domains is not None}
+    domains = options.domains or (PAPER_N if PAPER_N in counts else max(counts, default=PAPER_N))
 
     comparison = tables.comparison_tables(all_scores)
     variants = tables.variant_tables(all_scores, domains)
+    clusters = tables.cluster_tables(all_scores)
     first = tables.table1(all_scores, published, domains)
     second = tables.table2(all_scores, published)
     labels = [tables.labels_summary(qualities), tables.labels_table(qualities)] if qualities else []
     folder = output / "tables"
     write_whole(folder / "comparison.csv", tables.comparison_csv(all_scores))
-    for name, group in (("comparison", [*variants, *comparison]), ("table1", first), ("table2", second)):
+    for name, group in (("comparison", [*variants, *comparison, *clusters]), ("table1", first), ("table2", second)):
         write_whole(folder / f"{name}.md", "\n".join(to_markdown(table) for table in group))
         latex = "\n".join(to_latex(table) for table in group)
         write_whole(folder / f"{name}.tex", "% \\usepackage{booktabs}\n" + latex)
@@ -115,15 +119,13 @@ def compare(
     title = "Comparison of translation methods" + (f" · {options.sweep}" if options.sweep else "")
     command = _ui_command(track) if track else None
     over = second if len(counts) > 1 else []  # at one N, Table 2 says what Table 1 does
-    headline, detail = [*variants, *first, *over, *labels[:1]], [*comparison, *labels[1:]]
+    headline, detail = [*variants, *first, *over, *labels[:1]], [*comparison, *clusters, *labels[1:]]
     write_whole(output / "report.html", render_report(title, all_scores, headline, detail, chapters, command))
     if track:
-        _log(track, all_scores, grids, output, domains)
-
-
-def picture_name(score: Score, kind: str) -> str:
-    """File name of a run's grid, such as "faces-lanit-n10-seed0-references.png"."""
-    return f"{_file_name(score.dataset)}-{_file_name(score.variant)}-n{score.domains}-seed{score.seed}-{kind}.png"
+        try:
+            log_results(track, all_scores, output)
+        except LanitError as error:  # what has been written stands, whatever becomes of the store
+            print(f"warning: the results are not in MLflow: {error}", file=sys.stderr)
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -150,11 +152,13 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _plots(dataset, scores, published, qualities, output: Path) -> list[Figure]:
     figures = []
-    stem = _file_name(dataset)
+    stem = file_name(dataset)
     for index, ((_name, setting), group) in enumerate(
         item for item in by_setting(scores).items() if item[0][0] == dataset
     ):
-        counts = sorted({score.domains for score in group})
+        counts = sorted({score.domains for score in group if score.domains is not None})
+        if not counts:  # nothing but external systems, which the tables have
+            continue
         over = "against N" if len(counts) > 1 else f"at N = {counts[0]}"
         suffix = "" if index == 0 else f"-{setting[:6]}"
         paper = [row for row in published if row.dataset == dataset] if index == 0 else []
@@ -188,22 +192,25 @@ def _plots(dataset, scores, published, qualities, output: Path) -> list[Figure]:
 def _overview(dataset, grids, domains: int, options: CompareOptions, output: Path) -> list[Figure]:
     chosen: dict[str, tuple[Score, Pictures]] = {}
     for score, images in grids:  # in the order of reading, and of each variant the first seed
-        if score.domains == domains:
+        if score.domains in (domains, None):
             chosen.setdefault(score.variant, (score, images))
     if not chosen:
         return []
-    titled = [(f"{score.name}, N = {domains}", images) for score, images in chosen.values()]
+    titled = [
+        (score.name if score.is_external else f"{score.name}, N = {domains}", images)
+        for score, images in chosen.values()
+    ]
     png = _png(draw_overview(titled, options.overview_rows, options.overview_columns))
     caption = "Each source (first column) in the style of each reference (first row)."
-    file = f"pictures/{_file_name(dataset)}-overview.png"
+    file = f"pictures/{file_name(dataset)}-overview.png"
     return [_figure(output, file, f"Translations at N = {domains}", caption, png)]
 
 
 def _run_pictures(score: Score, images: Pictures, output: Path) -> tuple[str, list[Figure]]:
-    made = (
-        ("references", reference_grid(images), "Guided by a reference", "Sources down, references across."),
-        ("latents", latent_grid(images, score.method), "Guided by a latent code", "Sources down, domains across."),
-    )
+    made = [("references", reference_grid(images), "Guided by a reference", "Sources down, references across.")]
+    if images.latent_grid.shape[1]:
+        grid = latent_grid(images, score.method)
+        made.append(("latents", grid, "Guided by a latent code", "Sources down, domains across."))
     figures = [
         _figure(output, f"pictures/{picture_name(score, kind)}", title, caption, _png(draw(grid)))
         for kind, grid, title, caption in made
@@ -218,7 +225,7 @@ def _losses(dataset, losses, output: Path) -> list[Figure]:
         runs = [(s, lines) for s, lines in losses if (s.dataset, s.variant) == (dataset, variant)]
         png = plots.plot_losses(runs)
         if png is not None:
-            name = f"plots/{_file_name(dataset)}-{_file_name(variant)}-losses.png"
+            name = f"plots/{file_name(dataset)}-{file_name(variant)}-losses.png"
             figures.append(_figure(output, name, f"Losses of {runs[0][0].name}", "One line a run.", png))
     return figures
 
@@ -234,30 +241,7 @@ def _png(image) -> bytes:
     return stream.getvalue()
 
 
-def _log(track: Path, scores: Sequence[Score], grids, output: Path, domains: int) -> None:
-    """Add the results to MLflow; what has been written stands, whatever becomes of the store."""
-    from lanit.tracking import log_scores, log_tables
-
-    try:
-        with_pictures = {score.path for score, _ in grids}
-        for score in scores:
-            kinds = ("references", "latents") if score.path in with_pictures else ()
-            files = [output / "pictures" / picture_name(score, kind) for kind in kinds]
-            log_scores(track, score.path.parent, score.raw, files)
-        shared = [(output / "report.html", "")]
-        shared += [(path, "tables") for path in sorted((output / "tables").iterdir()) if path.is_file()]
-        files = {}
-        for dataset in sorted({score.dataset for score in scores}):
-            stem = _file_name(dataset)
-            files[dataset] = list(shared)
-            files[dataset] += [(path, "plots") for path in sorted((output / "plots").glob(f"{stem}-*.png"))]
-            files[dataset] += [(path, "pictures") for path in (output / "pictures").glob(f"{stem}-overview.png")]
-        log_tables(track, files)
-    except LanitError as error:
-        print(f"warning: the results are not in MLflow: {error}", file=sys.stderr)
-
-
-def _ui_command(track: Path) -> str:
+def _ui_command(track: str) -> str:
     from lanit.tracking import read_store, ui_command
 
     return ui_command(read_store(track).uri)
@@ -267,16 +251,12 @@ def _in_order(pairs: Sequence[tuple[Score, T]], dataset: str) -> list[tuple[Scor
     """Those of a dataset, in the order of reading."""
     return sorted(
         (pair for pair in pairs if pair[0].dataset == dataset),
-        key=lambda pair: (pair[0].domains, reading_rank(pair[0].method, pair[0].variant), pair[0].seed),
+        key=lambda pair: (n_rank(pair[0].domains), reading_rank(pair[0].method, pair[0].variant), pair[0].seed),
     )
 
 
 def _run_name(score: Score) -> str:
-    return f"{score.name}, N = {score.domains}, seed {score.seed}"
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
+    return score.name if score.is_external else f"{score.name}, N = {score.domains}, seed {score.seed}"
 
 
 def _relative(path: Path) -> str:

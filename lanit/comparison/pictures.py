@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lanit.catalogue import METHODS
 from lanit.config import LanitError
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ EDGE = 8  # around everything, and between what was given and what was made
 LINE = 14  # height of a line of text
 FONT_SIZE = 12
 INK, PALE = (34, 34, 34), (110, 110, 110)
-UNNAMED = {"tunit"}  # methods whose domains are clusters without names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Pictures:
     sources: np.ndarray  # (S, H, W, 3)
     references: np.ndarray  # (R, H, W, 3)
     reference_grid: np.ndarray  # (S, R, H, W, 3)
-    latent_grid: np.ndarray  # (S, N or K, H, W, 3)
+    latent_grid: np.ndarray  # (S, N or K, H, W, 3); no column of a system that was given nothing but pairs
     reference_classes: list[str]  # R
     domains: list[str]  # N
 
@@ -110,7 +110,6 @@ def read_pictures(path: Path) -> Pictures:
         and arrays["reference_grid"].shape == (len(sources), len(references), *image)
         and latents.ndim == 5
         and len(latents) == len(sources)
-        and latents.shape[1] > 0
         and latents.shape[2:] == image
         and arrays["reference_classes"].shape == (len(references),)
     )
@@ -136,7 +135,8 @@ def reference_grid(pictures: Pictures) -> Grid:
 def latent_grid(pictures: Pictures, method: str) -> Grid:
     """Sources (rows) × domains by latent code (columns), under the domains' names, or clusters' numbers without any."""
     count = pictures.latent_grid.shape[1]
-    named = method not in UNNAMED and count == len(pictures.domains)
+    named = method not in METHODS or METHODS[method].is_labelled
+    named = named and count == len(pictures.domains)
     headings = pictures.domains if named else [f"cluster {i + 1}" for i in range(count)]
     return Grid(pictures.latent_grid, headings, pictures.sources)
 

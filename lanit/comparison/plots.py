@@ -11,7 +11,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from lanit.comparison.scores import (
+from lanit.catalogue import METHODS
+from lanit.comparison.inputs import (
     Published,
     Quality,
     Score,
@@ -26,15 +27,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, which readers with any colour vision tell apart; markers tell the same.
-COLOURS = {
-    "lanit": "#0072B2",
-    "tunit": "#D55E00",
-    "stargan2": "#009E73",
-    "smoothing": "#CC79A7",
-    "style_aware": "#E69F00",
-}
-MARKERS = {"lanit": "o", "tunit": "s", "stargan2": "^", "smoothing": "D", "style_aware": "v"}
+# Okabe and Ito's palette, which readers with any colour vision tell apart; markers tell the same. Each method has its
+# own by its place in the catalogue.
+PALETTE = ("#009E73", "#CC79A7", "#D55E00", "#E69F00", "#0072B2", "#56B4E9", "#000000", "#999999")
+COLOURS = dict(zip(METHODS, PALETTE))
+MARKERS = dict(zip(METHODS, "^Dsvo*XP"))
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = "sD^vPX*h"
 DOTS = {"s": 12, "alpha": 0.45, "linewidths": 0}  # the seeds
@@ -76,6 +73,7 @@ class Curve:
     marker: str = ""  # "" is a level to compare with
     of: str = ""  # the method
     paper: bool = False
+    external: bool = False  # has no N: the same at each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +221,7 @@ def _draw(panels: Sequence[Panel], subtitle: str, top: float | None = None) -> b
 
 def _subtitle(group: Sequence[Score]) -> str:
     score = group[0]
-    seeds = len({s.seed for s in group})
+    seeds = len({s.seed for s in group if s.seed is not None})
     parts = [dataset_name(score.dataset), f"protocol {protocol_name(score)}", f"features {features_name(score)}"]
     return " · ".join(parts + [f"mean of {seeds} seeds, each a dot"] * (seeds > 1))
 
@@ -237,14 +235,18 @@ def _png(figure: Figure) -> bytes:
 def _by_domains(group: Iterable[Score], metric: str) -> dict[int, list[float]]:
     values: dict[int, list[float]] = {}
     for score in group:
-        if score.mean[metric] is not None:
+        if score.mean[metric] is not None and score.domains is not None:
             values.setdefault(score.domains, []).append(score.mean[metric])
     return values
 
 
 def _curves(group: Sequence[Score], metric: str) -> list[Curve]:
-    """One curve a variant: a method's own in its colour, the others in those that are left."""
+    """One curve a variant: a method's own in its colour, the others in those that are left.
+
+    An external system, which has no N, is a level at all of the others'.
+    """
     curves = []
+    counts = sorted({score.domains for score in group if score.domains is not None})
     pairs = sorted({(score.method, score.variant) for score in group}, key=lambda pair: reading_rank(*pair))
     taken = {COLOURS.get(method, GREY) for method, variant in pairs if method == variant}
     left = itertools.cycle(colour for colour in CYCLE if colour not in taken)
@@ -252,9 +254,13 @@ def _curves(group: Sequence[Score], metric: str) -> list[Curve]:
     for method, variant in pairs:
         own = method == variant
         colour, marker = (COLOURS.get(method, GREY), MARKERS.get(method, "P")) if own else (next(left), next(marks))
-        values = _by_domains((score for score in group if score.variant == variant), metric)
+        mine = [score for score in group if (score.method, score.variant) == (method, variant)]
+        external, level = mine[0].is_external, mine[0].mean[metric]
+        values = _by_domains(mine, metric)
+        if external and level is not None:
+            values = {n: [level] for n in counts}
         if values:
-            curves.append(Curve(variant_name(method, variant), values, colour, marker, of=method))
+            curves.append(Curve(mine[0].name, values, colour, marker, of=method, external=external))
     return curves
 
 
@@ -278,9 +284,9 @@ def _draw_lines(axes: Axes, panel: Panel, top: float | None) -> None:
         ticks |= set(x)
         y = [statistics.fmean(curve.values[n]) for n in x]
         look = {"alpha": 0.75, "linewidth": 1.4, "markersize": 4.5, "markerfacecolor": "white"} if curve.paper else {}
-        style = "--" if curve.paper else "-" if curve.marker else (0, (1, 2))
+        style = "--" if curve.paper else "-." if curve.external else "-" if curve.marker else (0, (1, 2))
         axes.plot(
-            x, y, color=curve.color, marker=curve.marker, linestyle=style, **look,
+            x, y, color=curve.color, marker="" if curve.external else curve.marker, linestyle=style, **look,
             zorder=2 if curve.paper else 3, clip_on=False,
         )  # fmt: skip
         for n in x:
@@ -352,7 +358,7 @@ def _label_lines(axes: Axes) -> None:
     places = _push_apart([(y - low) / (high - low) for y, _ in ends], gap)
     places = [min(place, 1 - (len(ends) - 1 - i) * gap) for i, place in enumerate(places)]  # many would reach the title
     for (_, curve), place in zip(ends, places, strict=True):
-        if curve.marker:
+        if curve.marker and not curve.external:
             face = "white" if curve.paper else curve.color
             axes.plot(
                 [1 + 12 / width], [place], transform=axes.transAxes, clip_on=False, color=curve.color,

@@ -7,28 +7,28 @@ import math
 import torch
 import torch.nn.functional as F
 
-from lanit.data.draws import Draws
+from lanit.data.rng import BatchRng
 
 SCALE = (0.8, 1.0)  # share of the image's area that a crop keeps
 RATIO = (0.9, 1.1)  # width of the crop over its height, drawn evenly on a logarithmic scale
 PROBABILITY = 0.5  # of a crop, and of a flip
 
 
-def augment(images: torch.Tensor, draws: Draws, crop: bool, flip: bool) -> torch.Tensor:
+def augment(images: torch.Tensor, rng: BatchRng, crop: bool, flip: bool) -> torch.Tensor:
     """Return the images, each cropped at random (and resized back) with probability 1/2, and mirrored with 1/2.
 
     The crop is the authors' (scale 0.8–1, ratio 0.9–1.1). As many numbers are drawn whatever is switched off.
 
     Args:
         images: float (B, 3, H, W).
-        draws: decides crops and flips, for B images on their device.
+        rng: decides crops and flips, for B images on their device.
         crop: whether to crop.
         flip: whether to mirror.
 
     Returns:
         float (B, 3, H, W); an image that is neither cropped nor mirrored is unchanged to the bit.
     """
-    do_crop, do_flip, area, ratio, left, top = draws.uniform(6).unbind(1)
+    do_crop, do_flip, area, ratio, left, top = rng.uniform(6).unbind(1)
     if crop:
         cropped = _crop(images, area, ratio, left, top)
         images = torch.where((do_crop < PROBABILITY)[:, None, None, None], cropped, images)

@@ -7,7 +7,7 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -16,9 +16,10 @@ import numpy as np
 import torch
 
 from lanit.config import LanitError
+from lanit.data.descriptors import Descriptors
 from lanit.data.images import decode_png
 from lanit.data.manifest import read_places
-from lanit.data.shards import shard_path
+from lanit.data.tars import shard_path
 
 T = TypeVar("T")
 
@@ -42,10 +43,12 @@ class ImageStore:
         self.keys: list[str] = places["key"].to_pylist()
         self._digests: list[str] = places["sha256"].to_pylist()
         self._shards, self._offsets, self._sizes = (places[c].to_numpy() for c in ("shard", "offset", "size"))
-        self._files: dict[int, int] = {}  # shard → file descriptor, read with pread: safe in threads
+        self._files = Descriptors()
         self._paths = {int(shard): shard_path(manifest, split, shard) for shard in np.unique(self._shards)}
+        ends = np.zeros(max(self._paths) + 1, np.int64)
+        np.maximum.at(ends, self._shards, self._offsets + self._sizes)
         for shard, path in self._paths.items():
-            self._files[shard] = _open(path, int((self._offsets + self._sizes)[self._shards == shard].max()))
+            _check_length(path, int(ends[shard]))
         first = self._decode(0)
         self._cache = np.empty((min(len(self), cache_bytes // first.nbytes), *first.shape), np.uint8)
         self._slots = np.full(len(self), -1)  # row in the cache of each image, or -1
@@ -86,12 +89,7 @@ class ImageStore:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
-        while self._files:
-            os.close(self._files.popitem()[1])
-
-    def __del__(self) -> None:
-        for file in getattr(self, "_files", {}).values():
-            os.close(file)
+        self._files.close()
 
     def _keep(self, rows: np.ndarray, decoded: np.ndarray) -> None:
         count = min(len(rows), len(self._cache) - self._cached)
@@ -108,11 +106,14 @@ class ImageStore:
         return list(self._pool.map(self._decode, rows))
 
     def _decode(self, row: int) -> np.ndarray:
-        shard = int(self._shards[row])
-        data = os.pread(self._files[shard], int(self._sizes[row]), int(self._offsets[row]))
+        path = self._paths[int(self._shards[row])]
+        try:
+            data = self._files.read(path, int(self._sizes[row]), int(self._offsets[row]))
+        except OSError as error:
+            raise LanitError(f"{path} cannot be read ({error.strerror}); run the shard stage again") from None
         if hashlib.sha256(data).hexdigest() != self._digests[row]:
             raise LanitError(
-                f"{self._paths[shard]} is not the shard that the manifest describes (image {self.keys[row]} differs); "
+                f"{path} is not the shard that the manifest describes (image {self.keys[row]} differs); "
                 f"remove it and run the shard stage again"
             )
         return decode_png(data).transpose(2, 0, 1)
@@ -141,7 +142,27 @@ def sample_indices(pool_size: int, seed: int, step: int, batch: int, role: str) 
     return chosen
 
 
-def prefetch(load: Callable[[int], T], steps: Iterable[int], depth: int = 2) -> Iterator[T]:
+def balanced_indices(
+    members: Sequence[np.ndarray], seed: int, step: int, batch: int, role: str, domains: np.ndarray | None = None
+) -> np.ndarray:
+    """Return which images the batch of a step holds, drawn evenly over domains and with replacement: int64 (batch,).
+
+    The expectation of StarGAN v2's weighted sampler, as a pure function of its arguments: see `sample_indices`.
+
+    Args:
+        members: rows of the images of each domain, none empty.
+        seed, step, batch, role: as in `sample_indices`.
+        domains: index into `members` for each place (batch,), where it is not to be drawn.
+    """
+    words = hashlib.sha256(f"{seed} {step} {role} balanced".encode()).digest()
+    raw = np.random.Philox(key=int.from_bytes(words[:16], "little")).random_raw(2 * batch).reshape(2, batch)
+    uniform = (raw >> np.uint64(11)) * 2.0**-53  # [0, 1), by the raw stream, which numpy keeps the same
+    if domains is None:
+        domains = (uniform[0] * len(members)).astype(np.int64)
+    return np.array([members[n][int(u * len(members[n]))] for n, u in zip(domains, uniform[1])], np.int64)
+
+
+def prefetch(load: Callable[[int], T], steps: Iterable[int], depth: int = 2) -> Generator[T, None, None]:
     """Yield `load(step)` for each step in order, loading up to `depth` steps ahead in a background thread.
 
     An error of `load` is raised here, at its step. Closing the iterator ends the thread.
@@ -181,18 +202,15 @@ def prefetch(load: Callable[[int], T], steps: Iterable[int], depth: int = 2) -> 
         thread.join()
 
 
-def _open(path: Path, expected: int) -> int:
+def _check_length(path: Path, expected: int) -> None:
     try:
-        file = os.open(path, os.O_RDONLY)
+        length = path.stat().st_size
     except FileNotFoundError:
         raise LanitError(f"no shard at {path}, which the manifest names; run the shard stage again") from None
-    length = os.fstat(file).st_size
     if length < expected:
-        os.close(file)
         raise LanitError(
             f"{path} has {length} bytes but the manifest needs {expected}; remove it and run the shard stage again"
         )
-    return file
 
 
 @functools.lru_cache(maxsize=8)

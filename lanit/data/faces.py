@@ -117,7 +117,7 @@ class _Person:
 
 
 class _Pen:
-    """Draws in 32-unit coordinates that follow the person's shift and scale."""
+    """BatchRng in 32-unit coordinates that follow the person's shift and scale."""
 
     def __init__(self, pixels: int, person: _Person) -> None:
         self.image = Image.new("RGB", (pixels, pixels))

@@ -1,19 +1,20 @@
-"""Stage `evaluate`: `lanit evaluate judge` trains a judge, `features` sees the real images, `scores` compares."""
+"""Stage `evaluate`: `lanit evaluate judge` trains a judge, `features` sees the real images, `scores` compares.
+
+`pairs` and `external` are for the translations of other systems (`lanit.evaluation.external`).
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from lanit.config import LanitError, parse, read_options
+from lanit.evaluation import external
 from lanit.evaluation.protocols import Protocol
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from lanit.evaluation.records import read_run, read_split_truth
 
 BATCH = 64  # images that an extractor sees at once
 
@@ -39,13 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     scores = steps.add_parser("scores", help="score the translations of one run")
     scores.add_argument("--translations", required=True, type=Path, help="translations.safetensors of the run")
-    scores.add_argument("--real", required=True, type=Path, help="features of the test split")
+    scores.add_argument("--real", required=True, type=Path, help="features of the protocol's split")
     scores.add_argument("--run", dest="run_folder", required=True, type=Path, help="folder of the run")
     scores.add_argument("--options", default="{}", help="JSON, or the path of a JSON or YAML file")
-    scores.add_argument("--track", type=Path, help="store record of `lanit track`; without it nothing goes to MLflow")
+    scores.add_argument("--track", help="MLflow's store: {uri, sweep} as JSON or a file; without it nothing goes there")
     scores.add_argument("--pictures", type=Path, nargs="*", default=[], help="files to hand to MLflow with the scores")
     scores.set_defaults(run=run_scores)
 
+    external.add_arguments(steps)
     for step in (judge, features, scores):
         step.add_argument("--manifest", required=True, type=Path, help="manifest.parquet of the dataset")
         step.add_argument("--output", required=True, type=Path, help="file to write")
@@ -97,6 +99,7 @@ def run_features(arguments: argparse.Namespace) -> None:
 
 
 def run_scores(arguments: argparse.Namespace) -> None:
+    from lanit.evaluation.clusters import cluster_quality
     from lanit.evaluation.scores import Real, Translations, score
     from lanit.files import read_tensors, write_whole
 
@@ -105,8 +108,8 @@ def run_scores(arguments: argparse.Namespace) -> None:
     needed = ("features", "source", "reference", "target", "protocol", "classes", "config")
     made, about = read_tensors(arguments.translations, needed, "lanit translate")
     seen, about_real = read_tensors(arguments.real, ("features", "split"), "lanit evaluate features")
-    known, truth, _ = read_test_truth(arguments.manifest)
     protocol = parse(Protocol, about["protocol"], f"the protocol in {arguments.translations}")
+    known, truth, _ = read_split_truth(arguments.manifest, protocol.split)
     if options.protocol not in (None, protocol):
         raise LanitError(f"{arguments.translations} was made under {protocol}, not {options.protocol}; translate again")
     if about["config"] != record["config"]:
@@ -116,8 +119,10 @@ def run_scores(arguments: argparse.Namespace) -> None:
             f"the translations have {about['features']} features and the real images {about_real['features']}; "
             "extract both with the same weights"
         )
-    if about_real["split"] != "test" or len(seen["features"]) != len(truth):
-        raise LanitError(f"{arguments.real} does not hold the manifest's {len(truth)} test images; extract them again")
+    if about_real["split"] != protocol.split or len(seen["features"]) != len(truth):
+        raise LanitError(
+            f"{arguments.real} does not hold the manifest's {len(truth)} {protocol.split} images; extract them again"
+        )
 
     per_class, mean = score(
         Translations(
@@ -133,6 +138,10 @@ def run_scores(arguments: argparse.Namespace) -> None:
         record["domains"],
         protocol.k,
     )
+    clusters = None
+    if "clusters" in made:
+        of_classes = truth[:, [known.index(name) for name in about["classes"]]]
+        clusters = cluster_quality(made["clusters"], of_classes, about["clusters"])
     copied = ("dataset", "method", "seed", "images_seen", "train_seconds", "code", "config")
     variant = record.get("variant") or record["method"]
     scores = {key: record[key] for key in copied} | {
@@ -142,43 +151,24 @@ def run_scores(arguments: argparse.Namespace) -> None:
         "features": about["features"],
         "per_class": per_class,
         "mean": mean,
+        "clusters": clusters,
     }
+    if record.get("perceptual"):
+        scores["perceptual"] = record["perceptual"]
+    of = f"with {len(record['domains'])} domains, seed {record['seed']}"
+    if told := record.get("external"):  # has neither N nor seed
+        scores |= {"domains": None, "seed": None, "external": told}
+        of = f"(external, {told['pairs']} of {told['of']} pairs)"
     write_whole(arguments.output, (json.dumps(scores, indent=2, allow_nan=False) + "\n").encode())
     shown = "  ".join(f"{name} {value:.3f}" for name, value in mean.items() if value is not None)
-    print(f"{variant} with {len(record['domains'])} domains, seed {record['seed']}: {shown}")
+    print(f"{variant} {of}: {shown}")
     if arguments.track is not None:
         from lanit.tracking import log_scores
 
-        log_scores(arguments.track, arguments.run_folder, scores, arguments.pictures)
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """Return what run.json tells of a finished training.
-
-    Raises:
-        LanitError: it is missing, or lacks what scores are stored with.
-    """
-    path = Path(folder) / "run.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LanitError(f"no run.json in {folder}; give the folder of a finished training") from None
-    except ValueError:
-        raise LanitError(f"{path} is not valid JSON; train the run again") from None
-    needed = ("dataset", "method", "domains", "seed", "images_seen", "train_seconds", "code", "config")
-    missing = [key for key in needed if key not in record]
-    if missing:
-        raise LanitError(f"{path} lacks {', '.join(missing)}; train the run again")
-    return record
-
-
-def read_test_truth(manifest: Path) -> tuple[list[str], NDArray[np.bool_], list[str]]:
-    """Return the names of the C classes, the truth (n, C) of the test split and its keys, in the manifest's order."""
-    from lanit.data.manifest import read_truth
-
-    truth = read_truth(manifest, "test")
-    values = truth.drop(columns="key")
-    return list(values.columns), values.to_numpy(bool), list(truth["key"])
+        try:
+            log_scores(arguments.track, arguments.run_folder, scores, arguments.pictures)
+        except LanitError as error:  # scores that were hours in the making are not lost to it
+            print(f"warning: the scores are in {arguments.output}, and not in MLflow: {error}", file=sys.stderr)
 
 
 def _add_device(parser: argparse.ArgumentParser) -> None:

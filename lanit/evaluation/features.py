@@ -64,7 +64,7 @@ class JudgeExtractor:
     """Penultimate layer and logits of the judge at `weights`."""
 
     def __init__(self, weights: Path, device: str = "cpu"):
-        from lanit.evaluation.judge import load_judge
+        from lanit.networks.judge import load_judge
 
         self.judge, self.device = load_judge(weights, device), device
         self.name = f"judge-{_digest(weights)}"

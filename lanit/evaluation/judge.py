@@ -1,4 +1,4 @@
-"""The judge: a small classifier that learns from truth on a split of its own, and plays Inception's part.
+"""The judge in the making: a small classifier that learns from truth on a split of its own, and plays Inception's part.
 
 Its penultimate layer gives the features of FID, KID, density and coverage; its logits tell how often a translation
 shows what it should. It learns from split `pretrain` alone, which no method trains on and no score is measured on.
@@ -15,11 +15,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from lanit.config import LanitError
 from lanit.evaluation.scores import decide
-from lanit.files import read_tensors, write_tensors
+from lanit.files import write_tensors
+from lanit.networks.judge import Judge, resize
 
 if TYPE_CHECKING:
     from lanit.data.batches import ImageStore
@@ -39,41 +40,10 @@ class JudgeOptions:
     seed: int = 0
 
 
-class Judge(nn.Module):
-    """Three stages that halve the image and double the width, each with a residual block; their mean; a linear head."""
-
-    def __init__(self, classes: list[str], exclusive: bool, size: int = 32, width: int = 16):
-        super().__init__()
-        self.classes, self.exclusive, self.size, self.width = list(classes), exclusive, size, width
-        self.trunk = nn.Sequential(
-            _convolution(3, width),
-            _convolution(width, 2 * width, stride=2),
-            _Residual(2 * width),
-            _convolution(2 * width, 4 * width, stride=2),
-            _Residual(4 * width),
-            _convolution(4 * width, 8 * width, stride=2),
-            _Residual(8 * width),
-        )
-        self.head = nn.Linear(8 * width, len(classes))
-
-    def features(self, images: Tensor) -> Tensor:
-        """Features (B, 8 · width) float32, not negative, of images (B, 3, H, W) uint8 of any size."""
-        return self.trunk(self.prepare(images)).mean(dim=(2, 3))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K) of images (B, 3, H, W) uint8: for a softmax where classes are exclusive, else for sigmoids."""
-        return self.head(self.features(images))
-
-    def prepare(self, images: Tensor) -> Tensor:
-        """Images (B, 3, size, size) float32 in [-2, 2] of images (B, 3, H, W) uint8."""
-        scaled = _resize(images, self.size).div(63.75).sub_(2)
-        return scaled.contiguous(memory_format=torch.channels_last)
-
-
 def read_small(store: ImageStore, size: int) -> Tensor:
     """Read all images of a store at the judge's size: uint8 (n, 3, size, size)."""
     rows = torch.arange(len(store)).split(256)
-    return torch.cat([_resize(store.read(chosen), size).round().clamp(0, 255).to(torch.uint8) for chosen in rows])
+    return torch.cat([resize(store.read(chosen), size).round().clamp(0, 255).to(torch.uint8) for chosen in rows])
 
 
 def train_judge(
@@ -174,37 +144,3 @@ def save_judge(judge: Judge, path: Path, options: JudgeOptions, accuracy: dict[s
         "accuracy": accuracy,
     }
     write_tensors(path, {name: value.cpu().numpy() for name, value in judge.state_dict().items()}, metadata)
-
-
-def load_judge(path: Path, device: str = "cpu") -> Judge:
-    """Read a judge that `save_judge` wrote, ready to judge.
-
-    Raises:
-        LanitError: the file is missing, or is not a judge.
-    """
-    state, about = read_tensors(path, ("classes", "exclusive", "size", "width"), "lanit evaluate judge")
-    judge = Judge(about["classes"], about["exclusive"], about["size"], about["width"])
-    judge.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
-    return judge.to(device, memory_format=torch.channels_last).eval()
-
-
-def _resize(images: Tensor, size: int) -> Tensor:
-    """Images (B, 3, size, size) float32 in [0, 255] of images uint8; as they are where they have that size."""
-    images = images.to(torch.float32)
-    if images.shape[-2:] == (size, size):
-        return images
-    return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
-
-
-def _convolution(ins: int, outs: int, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(ins, outs, 3, stride, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outs), nn.ReLU(inplace=True))
-
-
-class _Residual(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.block = nn.Sequential(_convolution(width, width), _convolution(width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.block(x)

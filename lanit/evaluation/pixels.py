@@ -1,4 +1,4 @@
-"""From a trained method to pixels, in the stage and in use alike: its domains' names, its labels, its translations."""
+"""From a trained method to pixels, in the stage and in use alike: its labels, its translations."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ if TYPE_CHECKING:
     from lanit.methods.protocol import Method
 
 
-def domain_names(domains: list[str], labelled: bool) -> list[str]:
-    """What a run's domains are called: clusters by their number, where the method is not led by the names."""
-    return domains if labelled else [f"cluster {i + 1}" for i in range(len(domains))]
-
-
 def method_labels(method: Method, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Labels (M, N) of the named domains as the method's own (M, N')."""
-    return method.cover(labels) if method.needs_labels else labels
+    from lanit.methods.protocol import LabelledMethod
+
+    return method.extend_labels(labels) if isinstance(method, LabelledMethod) else labels
 
 
 def at_least_one(method: Method, labels: NDArray[np.bool_], similarities: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanit.config import LanitError
+from lanit.data.names import nfc
 
 
 @dataclass(frozen=True)
@@ -20,17 +21,21 @@ class Protocol:
     pairs: int = 36  # sources and references for each ordered pair of classes (the authors': 9 rounds × 40)
     k: int = 5  # nearest neighbours of density and coverage, as published
     seed: int = 0  # of the choice of sources and references
+    # Whose images are translated and scored: settings are chosen on val, and test is scored once.
+    split: Literal["test", "val"] = "test"
 
     def describe(self, classes: list[str]) -> dict[str, Any]:
         """What is stored beside each score."""
-        words = f"reference-guided, {len(classes)} classes, {self.pairs} pairs of images a class pair"
+        words = (
+            f"reference-guided, split {self.split}, {len(classes)} classes, {self.pairs} pairs of images a class pair"
+        )
         words += f", k = {self.k}, seed {self.seed}"
         return asdict(self) | {"classes": list(classes), "description": words}
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Rows of the test split, and indices into the evaluation classes; int64 (M,), by target, then origin."""
+    """Rows of the protocol's split, and indices into the evaluation classes; int64 (M,), by target, then origin."""
 
     source: NDArray[np.int64]
     reference: NDArray[np.int64]
@@ -48,7 +53,7 @@ def draw_pairs(truth: NDArray[np.bool_], known: list[str], classes: list[str], p
     A class pair without such sources (where every c is also a t) has no translations; the counts beside a score tell.
 
     Args:
-        truth: (n, K), which image of the test split shows which class.
+        truth: (n, K), which image of the protocol's split shows which class.
         known: names of its K columns.
         classes: the evaluation classes, some or all of them.
         protocol: how many pairs, and the seed.
@@ -57,11 +62,14 @@ def draw_pairs(truth: NDArray[np.bool_], known: list[str], classes: list[str], p
         LanitError: an unknown class, or one without references or without sources.
     """
     columns = class_columns(known, classes)
+    classes = [known[column] for column in columns]
     if protocol.pairs < 1 or protocol.k < 1:
         raise LanitError("protocol.pairs and protocol.k must be at least 1")
     for name, column in zip(classes, columns):
         if not truth[:, column].any():
-            raise LanitError(f"the test split has no image of {name!r} to take as a reference; leave the class out")
+            raise LanitError(
+                f"the {protocol.split} split has no image of {name!r} to take as a reference; leave the class out"
+            )
     drawn: list[tuple[NDArray, NDArray, int, int]] = []
     for t, target in enumerate(classes):
         shows = truth[:, columns[t]]
@@ -73,7 +81,9 @@ def draw_pairs(truth: NDArray[np.bool_], known: list[str], classes: list[str], p
             rng = _generator(protocol.seed, target, origin)
             drawn.append((_draw(sources, protocol.pairs, rng), _draw(references, protocol.pairs, rng), t, c))
         if len(drawn) == before:
-            raise LanitError(f"the test split has no image of another class without {target!r}; leave the class out")
+            raise LanitError(
+                f"the {protocol.split} split has no image of another class without {target!r}; leave the class out"
+            )
     return Pairs(
         source=np.concatenate([sources for sources, _, _, _ in drawn]),
         reference=np.concatenate([references for _, references, _, _ in drawn]),
@@ -100,18 +110,19 @@ def draw_picture_rows(
     for i in range(sources):
         free = order[~np.isin(order, references + chosen)]
         if len(free) == 0:
-            raise LanitError(f"the test split has too few images for pictures of {sources} sources; ask for fewer")
+            raise LanitError(f"{len(truth)} images are too few for pictures of {sources} sources; ask for fewer")
         shown = free[truth[free, columns[i % len(columns)]]]
         chosen.append((shown if len(shown) else free)[0])
     return np.array(chosen, np.int64), np.array(references, np.int64)
 
 
 def class_columns(known: list[str], classes: list[str]) -> list[int]:
-    """Columns of the evaluation classes among those that truth knows.
+    """Columns of the evaluation classes among those that truth knows, whose names are in NFC.
 
     Raises:
         LanitError: fewer than two classes, one twice, or one that truth does not know.
     """
+    classes = [nfc(name) for name in classes]
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise LanitError(f"the evaluation classes are {', '.join(classes) or 'none'}; name at least two, each once")
     for name in classes:

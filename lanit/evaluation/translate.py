@@ -1,6 +1,6 @@
 """Stage `translate`: `lanit translate --run RUN --manifest … [--labels DIR] --options … --output … --pictures …`.
 
-The command's second form, with `--source`, is carried out by `lanit.evaluation.apply`.
+The command's second form, with `--source`, is carried out by `lanit.using.apply`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lanit import catalogue
 from lanit.config import LanitError, parse, read_options
-from lanit.evaluation.pixels import at_least_one, domain_names, method_labels, translate_images
+from lanit.data.names import nfc
+from lanit.evaluation.pixels import at_least_one, method_labels, translate_images
 from lanit.evaluation.protocols import Pairs, Protocol, class_columns, draw_pairs, draw_picture_rows
+from lanit.evaluation.records import domain_names, read_run, read_split_truth
 from lanit.files import whole
 
 if TYPE_CHECKING:
@@ -22,12 +25,7 @@ if TYPE_CHECKING:
 
     from lanit.data.batches import ImageStore
     from lanit.evaluation.features import Extractor
-    from lanit.methods.protocol import Method
-
-SPLIT = "test"
-# Which arguments belong to the stage, and which to the use of a trained model.
-STAGE = ("manifest", "labels", "options", "pictures")
-USE = ("source", "text", "reference", "strength", "seed", "grid")
+    from lanit.methods.protocol import ClusteringMethod, LabelledMethod, Method
 
 
 @dataclass(frozen=True)
@@ -42,97 +40,74 @@ class TranslateOptions:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", dest="run_folder", required=True, type=Path, help="folder of a finished training")
-    text = "what to write: a picture, or a folder for several; of test images, translations.safetensors"
-    parser.add_argument("--output", required=True, type=Path, help=text)
+    parser.add_argument("--manifest", required=True, type=Path, help="manifest.parquet of the dataset")
+    parser.add_argument("--labels", type=Path, help="folder of labels, for a method that trains on them")
+    parser.add_argument("--options", required=True, help="JSON, or the path of a JSON or YAML file")
+    parser.add_argument("--output", required=True, type=Path, help="translations.safetensors to write")
+    parser.add_argument("--pictures", required=True, type=Path, help="pictures.npz to write")
     text = "auto is a GPU where there is one"
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help=text)
-
-    use = parser.add_argument_group("pictures of your own")
-    text = "a JPEG, PNG or WebP file, or a folder whose files are all translated"
-    use.add_argument("--source", type=Path, metavar="IMAGE_OR_FOLDER", help=text)
-    text = 'names of the run\'s domains, as in "blond hair, smiling": draw a style of them (again for several targets)'
-    use.add_argument("--text", action="append", metavar="DOMAINS", help=text)
-    text = "take the style of this picture, in the domains that CLIP sees in it, or in exactly those of --text"
-    use.add_argument("--reference", action="extend", nargs="+", type=Path, metavar="IMAGE", help=text)
-    text = "from 0, the source's own style, to 1, the target's (default)"
-    use.add_argument("--strength", type=float, help=text)
-    use.add_argument("--seed", type=int, help="of the styles drawn for --text (default 0)")
-    text = "make one picture: targets in the first row, sources in the first column"
-    use.add_argument("--grid", action="store_true", default=None, help=text)
-
-    stage = parser.add_argument_group("test images, for the scores")
-    stage.add_argument("--manifest", type=Path, help="manifest.parquet of the dataset")
-    stage.add_argument("--labels", type=Path, help="folder of pseudo labels, for a method that needs them")
-    stage.add_argument("--options", help="JSON, or the path of a JSON or YAML file")
-    stage.add_argument("--pictures", type=Path, help="pictures.npz to write")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Translate test images, or with `--source` pictures of the user's own."""
-    stage, use = ([f"--{name}" for name in names if getattr(arguments, name) is not None] for names in (STAGE, USE))
-    if stage and use:
-        raise LanitError(f"{stage[0]} is for test images and {use[0]} for pictures of your own; leave one of them out")
-    if use:
-        if arguments.source is None:
-            raise LanitError(f"{use[0]} needs --source: the picture, or the folder of pictures, to translate")
-        from lanit.evaluation.apply import apply
-
-        return apply(arguments)
-    lacking = [f"--{name}" for name in ("manifest", "options", "pictures") if getattr(arguments, name) is None]
-    if lacking:
-        raise LanitError(f"give --source to translate pictures of your own; test images need {', '.join(lacking)}")
-    translate_test_images(arguments)
-
-
-def translate_test_images(arguments: argparse.Namespace) -> None:
-    """Translate the protocol's pairs of the test split, and write features and pictures for the scores."""
+    """Translate the protocol's pairs, of its split, and write features and pictures for the scores."""
     options = parse(TranslateOptions, read_options(arguments.options), "translate")
     if options.batch < 1 or options.picture_sources < 1:
         raise LanitError("translate.batch and translate.picture_sources must be at least 1")
 
     from lanit.data.batches import ImageStore
-    from lanit.evaluation.evaluate import read_run, read_test_truth
     from lanit.evaluation.features import FeatureOptions, choose_device, load_extractor
     from lanit.files import write_tensors
     from lanit.methods import load_method
+    from lanit.methods.protocol import ClusteringMethod, LabelledMethod
 
     record = read_run(arguments.run_folder)
-    known, truth, keys = read_test_truth(arguments.manifest)
-    class_columns(known, options.classes)
+    split = options.protocol.split
+    known, truth, keys = read_split_truth(arguments.manifest, split)
+    classes = [known[column] for column in class_columns(known, options.classes)]
     device = choose_device(arguments.device)
     extractor = load_extractor(parse(FeatureOptions, options.features, "translate.features"), device)
     method = load_method(arguments.run_folder, device)
     labels, unlabelled = None, None
-    if method.needs_labels:
+    of_target = None
+    if isinstance(method, LabelledMethod):
         if arguments.labels is None:
-            raise LanitError(f"{record['method']} takes styles by pseudo labels; give their folder with --labels")
-        labels, unlabelled = style_labels(method, arguments.labels, keys, record["domains"])
-
-    pairs = draw_pairs(truth, known, options.classes, options.protocol)
-    translator = Translator(method, ImageStore(arguments.manifest, SPLIT), labels, options.batch, device)
-    arrays = translate_pairs(translator, pairs, extractor, options.save_images, options.classes, keys)
+            raise LanitError(f"{record['method']} takes styles by labels; give their folder with --labels")
+        labels, unlabelled = style_labels(method, arguments.labels, split, keys, record["domains"], record["method"])
+        if catalogue.find(record["method"]).supervision == "truth":
+            of_target = target_labels(method, classes, record["domains"])
+    pairs = draw_pairs(truth, known, classes, options.protocol)
+    store = ImageStore(arguments.manifest, split)
+    translator = Translator(method, store, labels, options.batch, device, of_target)
+    arrays = translate_pairs(translator, pairs, extractor, options.save_images, classes, keys)
     if unlabelled is not None:
         arrays["unlabelled"] = unlabelled[pairs.reference]
+        if of_target is not None:
+            arrays["unlabelled"] &= ~of_target.any(axis=1)[pairs.target]
+    if isinstance(method, ClusteringMethod):
+        arrays["clusters"] = find_clusters(method, translator)
     metadata = {
         "protocol": asdict(options.protocol),
-        "classes": options.classes,
+        "classes": classes,
         "features": extractor.name,
         "judged": extractor.classes,
         "config": record["config"],
     }
-    rows = draw_picture_rows(truth, known, options.classes, options.picture_sources, options.protocol.seed)
-    names = domain_names(record["domains"], method.needs_labels)
-    write_pictures(arguments.pictures, translator, *rows, options.classes, names, options.protocol.seed)
+    if isinstance(method, ClusteringMethod):
+        metadata["clusters"] = method.clusters
+    rows = draw_picture_rows(truth, known, classes, options.picture_sources, options.protocol.seed)
+    names = domain_names(record)
+    write_pictures(arguments.pictures, translator, *rows, classes, names, options.protocol.seed)
     write_tensors(arguments.output, arrays, metadata)
     made = f"{len(pairs.source)} translations by {record['method']} with {len(record['domains'])} domains"
     print(f"{made}, {extractor.name} features")
 
 
 def style_labels(
-    method: Method, folder: Path, keys: list[str], domains: list[str]
+    method: Method, folder: Path, split: str, keys: list[str], domains: list[str], name: str
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Read the pseudo labels that references get their style by.
+    """Read the labels of a split that references get their style by, for the method of this name.
 
     An image above the threshold in no domain gets a style all the same (see `at_least_one`), so that every method is
     scored on the same pairs; scores.json says for how many.
@@ -141,11 +116,11 @@ def style_labels(
         the method's labels (n, N'), each row with at least one domain, and which rows (n,) were in none of the N.
 
     Raises:
-        LanitError: the labels are of other images or other domains.
+        LanitError: the labels are of other images, other domains or not of the method's supervision.
     """
-    from lanit.language.labels import read_labels
+    from lanit.language.pseudo_labels import check_supervision, read_labels
 
-    labels = read_labels(folder, SPLIT)
+    labels = read_labels(folder, split)
     if list(labels.keys) != keys:
         raise LanitError(f"the labels in {folder} are not of the images in this manifest; run the label stage again")
     if list(labels.domains) != list(domains):
@@ -153,29 +128,56 @@ def style_labels(
             f"the labels in {folder} are of the domains {', '.join(labels.domains)}, "
             f"the run's are {', '.join(domains)}; give the labels that it was trained with"
         )
+    check_supervision(labels, folder, name)
     return at_least_one(method, labels.labels, labels.similarities), ~labels.labels.any(axis=1)
 
 
+def target_labels(method: LabelledMethod, classes: list[str], domains: list[str]) -> NDArray[np.bool_]:
+    """The labels (C, N') by which a method that learns from truth takes the style of a reference of each class.
+
+    It was told which domain is which class, so the style is of that class alone; a class that is no candidate has no
+    label here, and its references have their own.
+    """
+    import numpy as np
+
+    return method.extend_labels(np.array([[name == nfc(domain) for domain in domains] for name in classes]))
+
+
 class Translator:
-    """A method with the images that it translates: rows of the test split in, pixels out."""
+    """A method with the images that it translates: rows of a split in, pixels out."""
 
     def __init__(
-        self, method: Method, store: ImageStore, labels: NDArray[np.bool_] | None, batch: int = 32, device: str = "cpu"
+        self,
+        method: Method,
+        store: ImageStore,
+        labels: NDArray[np.bool_] | None,
+        batch: int = 32,
+        device: str = "cpu",
+        of_target: NDArray[np.bool_] | None = None,
     ):
+        """`labels` (n, N') are the method's own of all rows; `of_target` (C, N') come before them (`target_labels`)."""
         self.method, self.store, self.labels, self.batch, self.device = method, store, labels, batch, device
+        self.of_target = of_target
 
     def read(self, rows: NDArray[np.int64]) -> Tensor:
         """Images (B, 3, H, W) float32 in [-1, 1] on the device."""
         return self.store.read(rows).to(self.device).float() / 127.5 - 1
 
-    def reference_styles(self, rows: NDArray[np.int64]) -> Tensor:
-        """Styles (R, S) of references, each by its own labels."""
+    def reference_styles(self, rows: NDArray[np.int64], targets: NDArray[np.int64]) -> Tensor:
+        """Styles (R, S) of references, each by its own labels, or by its target's where the method knows that."""
+        import numpy as np
         import torch
 
         styles = []
         with torch.no_grad():
-            for chosen in _batches(rows, self.batch):
-                labels = None if self.labels is None else torch.from_numpy(self.labels[chosen]).to(self.device).float()
+            for chosen, wanted in zip(_batches(rows, self.batch), _batches(targets, self.batch)):
+                labels = None
+                if self.labels is not None:
+                    own = self.labels[chosen]
+                    if self.of_target is not None:
+                        given = self.of_target[wanted]
+                        own = np.where(given.any(axis=1, keepdims=True), given, own)
+                    labels = torch.from_numpy(own).to(self.device).float()
                 styles.append(self.method.reference_style(self.read(chosen), labels))
         return torch.cat(styles)
 
@@ -219,8 +221,9 @@ def translate_pairs(
     import numpy as np
     import torch
 
-    distinct, place = np.unique(pairs.reference, return_inverse=True)
-    styles = translator.reference_styles(distinct)
+    targets = pairs.target if translator.of_target is not None else np.zeros_like(pairs.target)
+    distinct, place = np.unique(np.stack([pairs.reference, targets]), axis=1, return_inverse=True)
+    styles = translator.reference_styles(*distinct)
     features, logits = [], []
     for chosen in _batches(np.arange(len(pairs.source)), translator.batch):
         images = translator.translate(pairs.source[chosen], styles[torch.from_numpy(place[chosen])])
@@ -234,6 +237,18 @@ def translate_pairs(
     if logits[0] is not None:
         arrays["logits"] = torch.cat(logits).numpy()
     return arrays | {"source": pairs.source, "reference": pairs.reference, "target": pairs.target}
+
+
+def find_clusters(method: ClusteringMethod, translator: Translator) -> NDArray[np.int64]:
+    """The cluster (n,) that the averaged networks put each image of the split into."""
+    import numpy as np
+    import torch
+
+    found = []
+    with torch.no_grad():
+        for rows in _batches(np.arange(len(translator.store)), translator.batch):
+            found.append(method.cluster_logits(translator.read(rows)).argmax(1).cpu())
+    return torch.cat(found).numpy()
 
 
 def write_pictures(
@@ -257,7 +272,7 @@ def write_pictures(
         file,
         sources=_pixels([translator.store.read(sources)])[0],
         references=_pixels([translator.store.read(references)])[0],
-        reference_grid=translator.grid(sources, translator.reference_styles(references)),
+        reference_grid=translator.grid(sources, translator.reference_styles(references, np.arange(len(references)))),
         latent_grid=translator.grid(sources, translator.latent_styles(len(domains), seed)),
         reference_classes=np.array(classes),
         domains=np.array(domains),

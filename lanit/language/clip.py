@@ -99,6 +99,8 @@ class Pixels(nn.Module):
     keeps its gradient; the few public models trained with another interpolation get theirs.
     """
 
+    resize = "antialias"  # see ClipOptions
+
     def __init__(self, towers: nn.Module, preprocessing: Preprocessing = OPEN_CLIP_DEFAULT) -> None:
         super().__init__()
         size = towers.visual.image_size
@@ -114,7 +116,10 @@ class Pixels(nn.Module):
         if images.dtype != torch.float64:
             images = images.float()  # of networks in half precision: their pixels are not rounded once more
         if images.shape[-2:] != self.size:
-            images = F.interpolate(images, self.size, mode=self.interpolation, antialias=True, align_corners=False)
+            corners = self.resize == "corners"
+            images = F.interpolate(
+                images, self.size, mode=self.interpolation, antialias=not corners, align_corners=corners
+            )
         return (images - self.mean) / self.std
 
 
@@ -129,7 +134,9 @@ def load_clip(options: ClipOptions, device: str | torch.device = "cpu") -> Clip:
     tokenizer = _load_tokenizer(files)  # before the time that weights take
     towers = _build(files)
     _fill(towers, files)
-    return Clip(towers.to(device), tokenizer, files.config["embed_dim"], files.preprocessing, files.digest)
+    clip = Clip(towers.to(device), tokenizer, files.config["embed_dim"], files.preprocessing, files.digest)
+    clip.pixels.resize = options.resize
+    return clip
 
 
 def _build(files: ClipFiles) -> nn.Module:

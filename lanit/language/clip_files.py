@@ -60,6 +60,7 @@ class ClipFiles:
         weights: the checkpoint.
         folders: where files that belong to these may lie.
         public: were the weights given as a tag, and not as a file?
+        resize: see ClipOptions.
     """
 
     model: str
@@ -68,13 +69,14 @@ class ClipFiles:
     weights: Checkpoint
     folders: tuple[Path, ...]
     public: bool
+    resize: str = "antialias"
 
     @cached_property
     def digest(self) -> str:
         """12 hexadecimal digits of architecture, preprocessing and weights: where they are one, so are embeddings."""
         with open(self.weights.path, "rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        return digest([self.config, asdict(self.preprocessing), content])
+        return digest([self.config, asdict(self.preprocessing), self.resize, content])
 
     def describe(self) -> str:
         """Return the text of an `open_clip_config.json` that says all of it."""
@@ -118,7 +120,7 @@ def find_clip_files(options: ClipOptions) -> ClipFiles:
     if seen["quick_gelu"]:
         config["quick_gelu"] = True
     preprocessing = Preprocessing(tuple(seen["mean"]), tuple(seen["std"]), seen["interpolation"])
-    return ClipFiles(options.model, config, preprocessing, weights, folders, bool(published))
+    return ClipFiles(options.model, config, preprocessing, weights, folders, bool(published), options.resize)
 
 
 def find_model(model: str) -> str:

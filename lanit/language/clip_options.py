@@ -46,6 +46,9 @@ class ClipOptions:
     std: tuple[float, float, float] | None = None
     interpolation: Literal["bicubic", "bilinear"] | None = None
     quick_gelu: bool | None = None
+    # How images come to the tower's size: with antialias, as CLIP was trained, or from corner to corner and without it,
+    # as in LANIT's released code.
+    resize: Literal["antialias", "corners"] = "antialias"
 
     def __post_init__(self) -> None:
         for key, lowest in (("mean", 0.0), ("std", 1e-3)):

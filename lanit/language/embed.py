@@ -39,12 +39,12 @@ def _run_clip(arguments: argparse.Namespace) -> None:
 
 
 def _run_texts(arguments: argparse.Namespace) -> None:
-    from lanit.language.embeddings import TextsOptions, embed_texts
+    from lanit.language.clip_features import TextsOptions, embed_texts
 
     embed_texts(parse(TextsOptions, read_options(arguments.options)), arguments.output)
 
 
 def _run_images(arguments: argparse.Namespace) -> None:
-    from lanit.language.embeddings import ImagesOptions, embed_images
+    from lanit.language.clip_features import ImagesOptions, embed_images
 
     embed_images(parse(ImagesOptions, read_options(arguments.options)), arguments.shard, arguments.output)

@@ -15,9 +15,9 @@ import numpy as np
 
 from lanit.config import LanitError, parse
 from lanit.files import whole, write_whole
-from lanit.language import labels
+from lanit.language import pseudo_labels
 from lanit.language.clip_options import WEIGHT_SUFFIXES
-from lanit.language.labels import LabellerOptions
+from lanit.language.pseudo_labels import LabellerOptions
 
 if TYPE_CHECKING:  # a trained run is read without CLIP
     import torch
@@ -60,9 +60,9 @@ class Guide:
         from lanit.language.clip import ClipOptions, load_clip
         from lanit.language.learned import Prompts
 
-        labels.check_labeller(options.labeller, len(domains))
+        pseudo_labels.check_labeller(options.labeller, len(domains))
         path = Path(labels_folder) / "texts.safetensors"
-        texts = labels.choose(labels.read_texts(path), domains)
+        texts = pseudo_labels.choose(pseudo_labels.read_texts(path), domains)
         self.options = options
         self.clip = load_clip(parse(ClipOptions, options.clip, "language.clip"), device)
         self.texts = torch.from_numpy(np.concatenate([texts.domains, texts.base[None]])).to(device)
@@ -71,7 +71,7 @@ class Guide:
                 f"{path} holds texts of {self.texts.shape[1]} dimensions and the CLIP {self.clip.width}; "
                 "give language.clip the CLIP that made the labels"
             )
-        labels.check_clip(Path(options.clip["model"]), self.clip.digest, texts, path)
+        pseudo_labels.check_clip(Path(options.clip["model"]), self.clip.digest, texts, path)
         self.prompts = Prompts(self.clip, domains, options.templates) if options.prompts == "learned" else None
         if self.prompts is not None:
             with torch.no_grad():
@@ -93,7 +93,7 @@ class Guide:
     def label(self, embeddings: Tensor, texts: Tensor) -> np.ndarray:
         """Return labels (M, N) bool of image embeddings (M, k), by the labeller, as the label stage computes them."""
         rows, features = embeddings.float().cpu().numpy(), texts.detach().float().cpu().numpy()
-        return labels.label(self.options.labeller, rows @ features[:-1].T, rows @ features[-1])
+        return pseudo_labels.label(self.options.labeller, rows @ features[:-1].T, rows @ features[-1])
 
 
 def write_language(
@@ -119,8 +119,8 @@ def write_language(
     """
     folder, features = Path(folder), texts.detach().float().cpu().numpy()
     made_by = carry_clip(clip, folder)
-    written = labels.Texts(tuple(domains), features[:-1], features[-1], made_by)
-    labels.write_texts(written, folder / "texts.safetensors")
+    written = pseudo_labels.Texts(tuple(domains), features[:-1], features[-1], made_by)
+    pseudo_labels.write_texts(written, folder / "texts.safetensors")
     if prompts is not None:
         told = {"templates": prompts.describe(), "labels": changes}
         write_whole(folder / "prompts.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
@@ -163,6 +163,7 @@ def find_clip(folder: Path, clip: dict[str, Any]) -> dict[str, Any]:
     weights = [path for suffix in WEIGHT_SUFFIXES if (path := Path(folder) / f"clip{suffix}").is_file()]
     if config.is_file() and weights:
         carried = {"model": str(config), "pretrained": str(weights[0])}
+        carried |= {"resize": clip["resize"]} if "resize" in clip else {}
         # Of runs of earlier versions it is the architecture alone.
         return carried if "model_cfg" in json.loads(config.read_text(encoding="utf-8")) else clip | carried
     return clip | ({"pretrained": str(weights[0])} if weights else {})

@@ -17,7 +17,7 @@ import numpy as np
 
 from lanit.config import LanitError, parse, read_options
 from lanit.files import read_tensors, write_whole
-from lanit.language.labels import (
+from lanit.language.pseudo_labels import (
     LabellerOptions,
     Labels,
     Texts,
@@ -29,6 +29,7 @@ from lanit.language.labels import (
     write_labels,
     write_texts,
 )
+from lanit.language.truth_labels import truth_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,40 +43,53 @@ class LabelOptions:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments; sets `run`."""
     parser.add_argument("--options", required=True, help="JSON, or the path of a JSON or YAML file")
-    parser.add_argument("--texts", required=True, type=Path, help="the file of `lanit embed texts`")
-    parser.add_argument("--embeddings", required=True, nargs="+", type=Path, help="files of `lanit embed images`")
+    text = "the file of `lanit embed texts`; not for labels of truth"
+    parser.add_argument("--texts", type=Path, help=text)
+    text = "files of `lanit embed images`; not for labels of truth"
+    parser.add_argument("--embeddings", nargs="+", type=Path, help=text)
     parser.add_argument("--manifest", required=True, type=Path)
     parser.add_argument("--output", required=True, type=Path, help="the folder to write")
     parser.set_defaults(run=_run)
 
 
 def make_labels(
-    options: LabelOptions, texts_path: Path, embeddings: Sequence[Path], manifest: Path, output: Path
+    options: LabelOptions, texts_path: Path | None, embeddings: Sequence[Path], manifest: Path, output: Path
 ) -> dict[str, Any]:
     """Write labels of every split that has embeddings, the chosen texts, and `quality.json`; return the latter.
+
+    Labels of truth are of all splits but pretrain, and come of no text.
 
     Raises:
         LanitError: domains, texts, embeddings and manifest do not go together.
     """
-    texts = choose(read_texts(texts_path), options.domains)
     check_labeller(options.labeller, len(options.domains))
-    rows = _read_embeddings(embeddings, texts_path, texts)
+    if options.labeller.kind == "truth":
+        if texts_path is not None or embeddings:
+            raise LanitError("labels of truth come of no text; leave out --texts and --embeddings")
+        texts, made = None, truth_labels(options.labeller, options.domains, manifest)
+    else:
+        if texts_path is None or not embeddings:
+            raise LanitError(f"the labeller {options.labeller.kind} needs --texts and --embeddings")
+        texts = choose(read_texts(texts_path), options.domains)
+        rows = _read_embeddings(embeddings, texts_path, texts)
+        made = _by_split(rows, texts, options.labeller, manifest)
     quality: dict[str, Any] = {
         "labeller": {key: value for key, value in dataclasses.asdict(options.labeller).items() if value is not None},
         "domains": list(options.domains),
         "splits": {},
     }
-    for split, labels in _by_split(rows, texts, options.labeller, manifest):
+    for split, labels in made:
         write_labels(labels, output, split)
         quality["splits"][split] = _judge(labels, manifest, split)
-    write_texts(texts, output / "texts.safetensors")
+    if texts is not None:
+        write_texts(texts, output / "texts.safetensors")
     write_whole(output / "quality.json", json.dumps(quality, indent=2) + "\n")
     return quality
 
 
 def _run(arguments: argparse.Namespace) -> None:
     options = parse(LabelOptions, read_options(arguments.options))
-    quality = make_labels(options, arguments.texts, arguments.embeddings, arguments.manifest, arguments.output)
+    quality = make_labels(options, arguments.texts, arguments.embeddings or [], arguments.manifest, arguments.output)
     for split, values in quality["splits"].items():
         known = values["f1_macro"] is not None
         macro = f", macro F1 {values['f1_macro']:.3f}" if known else ""

@@ -122,13 +122,13 @@ class _Frozen:
         def name(token: int) -> str:
             return decoder.decode([token]).strip()
 
-        def tell(word: int) -> dict[str, Any]:
+        def describe_word(word: int) -> dict[str, Any]:
             distance, tokens, values = next(told)
             near = [{"token": name(token), "cosine": value} for token, value in zip(tokens, values)]
             return {"token": name(word), "moved": distance, "nearest": near}
 
         return [
-            {"template": template, "vectors": [tell(word) for word in words]}
+            {"template": template, "vectors": [describe_word(word) for word in words]}
             for template, words in zip(self.templates, self.learned)
         ]
 

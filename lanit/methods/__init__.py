@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lanit.config import LanitError, parse
+from lanit import catalogue
+from lanit.config import LanitError
 from lanit.files import recognise
 
 if TYPE_CHECKING:
+    import torch
+
     from lanit.methods.protocol import Method
 
 
@@ -20,26 +23,20 @@ def create_method(
     domains: list[str],
     language: dict[str, Any] | None = None,
     labels_folder: Path | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
 ) -> Method:
-    """Build the method called `name` from its settings (strictly checked); see `lanit.methods.protocol.Method`."""
-    if name == "lanit":
-        from lanit.methods.lanit import Lanit as chosen
-        from lanit.methods.lanit import LanitOptions as options
-    elif name == "tunit":
-        from lanit.methods.tunit import Tunit as chosen
-        from lanit.methods.tunit import TunitOptions as options
-    else:
-        raise LanitError(f"unknown method {name!r}; known are lanit and tunit")
-    return chosen(parse(options, settings, f"train.{name}"), size, domains, language, labels_folder, device)
+    """Build the method called `name` from its settings (strictly checked); see `lanit.methods.protocol.Method`.
+
+    `language` and `labels_folder` go to a method that is led by language alone.
+    """
+    entry = catalogue.find(name)
+    options = catalogue.read_settings(name, settings)
+    options.check(size, len(domains))
+    led = {"language": language, "labels_folder": labels_folder} if entry.supervision == "text" else {}
+    return catalogue.load(entry.module)(options, size, domains, device=device, **led)
 
 
-def needs_labels(name: str) -> bool:
-    """Does the method called `name` train on pseudo labels? Known without importing it."""
-    return name == "lanit"
-
-
-def load_method(run: Path, device: str = "cpu") -> Method:
+def load_method(run: Path, device: str | torch.device = "cpu") -> Method:
     """Load a trained method to translate with, from the folder of its run (`run.json`, `model.safetensors`)."""
     from safetensors.torch import load_model
 

@@ -1,157 +1,89 @@
-"""LANIT (Park et al., CVPR 2023): multi-hot pseudo labels from language drive StarGAN v2's networks.
+"""LANIT (Park et al., CVPR 2023): StarGAN v2 whose labels are multi-hot and come of language, and a language loss.
 
 Two phases: first the texts are frozen and labels are those of the label stage; then the prompts' first words learn, and
 labels follow from cached image embeddings. CLIP's image tower runs on translated images alone, its text tower in the
-second phase alone, once a step.
+second phase alone, once a step. Eq. 10: λ_adv adv + λ_dl dl + λ_cyc cyc + λ_sty sty − λ_ds ds.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
-from lanit.config import LanitError, parse
+from lanit.config import parse
+from lanit.data.rng import BatchRng
 from lanit.language.guide import LanguageOptions
-from lanit.language.labels import with_slack
+from lanit.language.pseudo_labels import with_slack
 from lanit.methods import losses
 from lanit.methods.protocol import Batch, Update
-from lanit.networks.stargan2 import Discriminator, Generator, Mapping, NetworkOptions, StyleEncoder
+from lanit.methods.stargan2 import Draft, StarGan2, Terms, Translation, labels_of, source_labels_of
+from lanit.settings.lanit import LanitOptions
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
-class LossOptions:
-    """Weights and forms of the terms; the defaults are the paper's."""
-
-    adv: float = 1.0
-    cyc: float = 1.0
-    sty: float = 1.0
-    ds: float = 1.0  # λ_ds at the start
-    ds_decay: float = 130 / 150  # share of the budget over which λ_ds falls linearly to 0: 130k of 150k iterations
-    dl: float = 0.5
-    r1: float = 1.0
-    r1_every: int = 1  # iterations from one penalty to the next, whose weight grows as much (lazy, as in StyleGAN2)
-    adversarial: Literal["image", "pair"] = "image"
-    similarity: Literal["cosine", "logit"] = "cosine"
-
-
-@dataclass(frozen=True)
-class PromptOptions:
-    """When and how fast prompts learn, where `language.prompts` says that they do."""
-
-    start: float = 99 / 150  # share of the budget before it: 99k of 150k iterations
-    learning_rate: float = 1e-5  # the authors': 1e-6 to 2e-5
-    relabel_every: int = 100  # steps from one set of labels to the next
-
-
-@dataclass(frozen=True)
-class LanitOptions:
-    network: NetworkOptions = field(default_factory=NetworkOptions)
-    loss: LossOptions = field(default_factory=LossOptions)
-    prompts: PromptOptions = field(default_factory=PromptOptions)
-    learning_rate: float = 1e-4  # generator and style encoder
-    discriminator_learning_rate: float = 1e-4
-    mapping_learning_rate: float = 1e-4  # LANIT's; StarGAN v2's own is 1e-6
-    betas: tuple[float, float] = (0.0, 0.99)
-    weight_decay: float = 1e-4
-    ema: float = 0.999
-
-
 @dataclass
-class Draft:
-    """What the updates of a step share for one part of its batch."""
+class Flip:
+    """What L_dl asks of one part of a batch."""
 
-    latent: Tensor  # z1 (B, Z)
-    domain: Tensor | None  # n (B,), of L_dl
-    flipped: Tensor | None  # d_inv (B, N)
-    fake: Tensor  # ŷ = G(x, E_M(z1)), without its graph
-    fake_reference: Tensor  # G(x, E_S(y)), without its graph
-    fake_other: Tensor | None  # G(x, E_M(z2)), without its graph, while diversification has a weight
-    made: tuple[Tensor, Tensor] | None  # E_M(z1) (B, N, S) and ŷ with their graph, where the step has one part
+    domain: Tensor  # n (B,)
+    labels: Tensor  # d_inv (B, N)
+    texts: Tensor  # u_1 … u_N and u_p (N + 1, k)
 
 
-class Lanit:
-    """LANIT with its complete objective, eq. 10: λ_adv adv + λ_dl dl + λ_cyc cyc + λ_sty sty − λ_ds ds."""
+class Lanit(StarGan2):
+    """LANIT, as `lanit.methods.protocol.LanguageMethod`."""
 
-    needs_labels = True
-    splits = True
+    balanced = False  # multi-hot labels: images come as they are
+    references = 1
+    options: LanitOptions
 
     def __init__(
         self,
         options: LanitOptions,
         size: int,
         domains: list[str],
+        device: str | torch.device = "cpu",
         language: dict[str, Any] | None = None,
         labels_folder: Path | None = None,
-        device: str | torch.device = "cpu",
     ):
         """Build the networks; with `language` and `labels_folder`, which training needs, CLIP and the texts too.
 
         Args:
-            options: the method's options.
-            size: side of the square images in pixels, a power of two.
-            domains: names of the N candidate domains.
+            options, size, domains, device: see StarGan2.
             language: a LanguageOptions.
             labels_folder: folder of the label stage; its `texts.safetensors` holds u_1 … u_N and the base prompt's u.
-            device: where to put everything.
 
         Raises:
-            LanitError: an option is out of range, or prompts are to learn from a language loss without a weight.
+            LanitError: the size does not suit the networks, or prompts are to learn from a loss without a weight.
         """
         self.language = parse(LanguageOptions, language, "language") if language is not None else None
-        _check(options, self.language)
-        self.options, self.size, self.device, self.domains = options, size, torch.device(device), list(domains)
+        if self.language is not None:
+            options.check_prompts(self.language.prompts)
         self.slack = self.language is not None and self.language.uncovered == "slack"
-        sizes, count = options.network, len(domains) + self.slack
-        self.networks = nn.ModuleDict(
-            {
-                "generator": Generator(size, sizes),
-                "mapping": Mapping(count, sizes),
-                "style_encoder": StyleEncoder(size, count, sizes),
-                "discriminator": Discriminator(size, count, sizes),
-            }
-        ).to(self.device, memory_format=torch.channels_last)
-        averaged = ["generator", "mapping", "style_encoder"]
-        self.guide = None
+        self.draws_fully_covered = options.fully_covered == "drawn"
+        super().__init__(options, size, domains, device, heads=len(domains) + self.slack)
+        self.guide, self.labels_folder = None, labels_folder
         if self.language is not None and labels_folder is not None and options.loss.dl > 0:
             from lanit.language.guide import Guide
 
             self.guide = Guide(self.language, self.domains, Path(labels_folder), self.device)
             if self.guide.prompts is not None:
                 self.networks["prompts"] = self.guide.prompts
-                averaged.append("prompts")
-        self.labels_folder = labels_folder
-        self.averaged = nn.ModuleDict({name: copy.deepcopy(self.networks[name]) for name in averaged})
-        self.averaged.requires_grad_(False).eval()
-        self._discriminate = self.networks["discriminator"]
-        self._optimisers = {name: _optimiser(name, network, options) for name, network in self.networks.items()}
+                self.averaged["prompts"] = copy.deepcopy(self.guide.prompts).requires_grad_(False).eval()
+                own = options.prompts
+                self._optimisers["prompts"] = self._adam(self.guide.prompts, own.learning_rate, own.weight_decay)
 
-    def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        return self._optimisers
-
-    def averaging(self, progress: float) -> dict[str, float]:
-        return dict.fromkeys(self.averaged, self.options.ema)
-
-    def compile(self) -> None:
-        generator = self.networks["generator"]
-        generator.encode = torch.compile(generator.encode, dynamic=False)
-        generator.decode = torch.compile(generator.decode, dynamic=False)
-        self.networks["mapping"].compile(dynamic=False)
-        self.networks["style_encoder"].compile(dynamic=False)
-        # Not where R1 is: a second derivative through compiled code is not to be had.
-        self._discriminate = torch.compile(self.networks["discriminator"], dynamic=False)
-
-    def cover(self, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def extend_labels(self, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return with_slack(labels) if self.slack else labels
 
     def relabels(self, step: int, progress: float) -> bool:
@@ -159,198 +91,145 @@ class Lanit:
 
     @torch.no_grad()
     def relabel(self, embeddings: Tensor) -> NDArray[np.bool_]:
-        return self.cover(self.guide.label(embeddings, self.networks["prompts"]()))
+        assert self.guide is not None, "labels are made anew where prompts learn"
+        return self.extend_labels(self.guide.label(embeddings, self.networks["prompts"]()))
 
     @torch.no_grad()
-    def write(self, folder: Path, embeddings: Tensor | None) -> None:
+    def write_language(self, folder: Path, embeddings: Tensor | None) -> None:
         from lanit.language.guide import label_changes, write_language
-        from lanit.language.labels import choose, read_texts
+        from lanit.language.pseudo_labels import choose, read_texts
 
-        texts, prompts, changes = None, None, None
+        assert self.language is not None and self.labels_folder is not None, "a trained run was told of language"
+        prompts, changes = None, None
         if "prompts" in self.averaged:
+            assert self.guide is not None and embeddings is not None, "prompts learn with embeddings at hand"
             prompts = self.averaged["prompts"]
             texts = prompts()
             before, after = (self.guide.label(embeddings, u) for u in (self.guide.texts, texts))
             changes = label_changes(before, after, self.domains)
-        elif self.labels_folder is not None:
+        else:
             frozen = choose(read_texts(Path(self.labels_folder) / "texts.safetensors"), self.domains)
             texts = torch.cat([torch.from_numpy(frozen.domains), torch.from_numpy(frozen.base)[None]])
-        if texts is not None:
-            write_language(folder, self.language.clip, texts, self.domains, prompts, changes)
+        write_language(folder, self.language.clip, texts, self.domains, prompts, changes)
 
-    def updates(self, parts: Sequence[Batch]) -> Iterator[Update]:
-        """One iteration: discriminator and generator updates, latent- and then reference-guided, as StarGAN v2 does."""
-        step, progress = parts[0].step, parts[0].progress
-        ds_weight = self.options.loss.ds * max(0.0, 1 - progress / self.options.loss.ds_decay)
-        penalised = step % self.options.loss.r1_every == 0
-        drafts = [self._draft(part, ds_weight > 0, alone=len(parts) == 1) for part in parts]
+    def _latent_guided_update(self, parts: Sequence[Batch], drafts: Sequence[Draft], ds_weight: float) -> Update:
+        """StarGAN v2's with L_dl; where prompts learn they move in it, too."""
+        if self.guide is None:
+            return super()._latent_guided_update(parts, drafts, ds_weight)
+        flips = [flip_one(labels_of(part), part.rng, self.slack) for part in parts]
 
-        def discriminate(which: str, i: int) -> tuple[Tensor, dict[str, Tensor]]:
-            fake = drafts[i].fake if which == "" else drafts[i].fake_reference
-            return self._discriminator_loss(parts[i], fake, penalised, which)
+        def loss(texts: Tensor, i: int) -> tuple[Tensor, dict[str, Tensor]]:
+            return self._latent_guided_loss(parts[i], drafts[i], ds_weight, Flip(*flips[i], texts))
 
-        yield Update(("discriminator",), partial(discriminate, ""))
-        yield Update(("discriminator",), partial(discriminate, "_reference"))
+        moving = ("generator", "mapping", "style_encoder")
+        if not self._learns(parts[0].progress):
+            frozen = self.guide.texts
+            return Update(moving, lambda i: loss(frozen, i))
+        # The text tower runs once, forwards and backwards, however many parts there are.
+        learned = self.networks["prompts"]()
+        texts = learned.detach().requires_grad_()
+        return Update(
+            (*moving, "prompts"),
+            lambda i: loss(texts, i),
+            leaves=(texts,),
+            finish=lambda: learned.backward(texts.grad, inputs=list(self.networks["prompts"].parameters())),
+        )
 
-        moving: tuple[str, ...] = ("generator", "mapping", "style_encoder")
-        if self._learns(progress):
-            # The text tower runs once, forwards and backwards, however many parts there are.
-            learned = self.networks["prompts"]()
-            texts = learned.detach().requires_grad_()
-            yield Update(
-                (*moving, "prompts"),
-                lambda i: self._latent_guided_loss(parts[i], drafts[i], texts, ds_weight),
-                leaves=(texts,),
-                finish=lambda: learned.backward(texts.grad, inputs=list(self.networks["prompts"].parameters())),
-            )
-        else:
-            texts = None if self.guide is None else self.guide.texts
-            yield Update(moving, lambda i: self._latent_guided_loss(parts[i], drafts[i], texts, ds_weight))
-        yield Update(("generator",), lambda i: self._reference_guided_loss(parts[i]))
+    def _cycle(self, made: Translation, content: Tensor, own: Flip | None) -> tuple[Tensor, Terms]:
+        """The cycle and ŷ' = G(c^ŷ, a_inv) in one batch, and L_dl of ŷ and ŷ'."""
+        if own is None or self.guide is None:
+            return super()._cycle(made, content, own)
+        # ŷ and ŷ' share one latent and differ in the style of domain n alone.
+        styles = torch.cat([made.source_style, losses.aggregate(made.styles, own.labels)])
+        cycled, inverse = self.networks["generator"].decode(torch.cat([content, content]), styles).chunk(2)
+        of_fake, of_inverse = self.guide.similarities(torch.cat([made.fake, inverse]), own.texts).chunk(2)
+        dl = domain_regularisation(
+            (labels_of(made.part), of_fake),
+            (own.labels, of_inverse),
+            own.domain,
+            self.options.loss.similarity,
+            self.guide.clip.logit_scale,
+        )
+        return cycled, {"dl": (self.options.loss.dl, dl)}
 
-    @torch.no_grad()
-    def reference_style(self, references: Tensor, labels: Tensor | None) -> Tensor:
-        assert labels is not None, "LANIT takes a reference's style from its active domains"
-        return losses.aggregate(self.averaged["style_encoder"](references), labels)
-
-    @torch.no_grad()
-    def latent_style(self, labels: Tensor, generator: torch.Generator) -> Tensor:
-        latent = torch.randn(len(labels), self.options.network.latent_size, generator=generator).to(self.device)
-        return losses.aggregate(self.averaged["mapping"](latent), labels.to(self.device))
-
-    @torch.no_grad()
-    def translate(self, sources: Tensor, styles: Tensor) -> Tensor:
-        return self.averaged["generator"](sources, styles).clamp(-1, 1)
+    def _pairs(self, part: Batch, of_sources: bool = False) -> Tensor:
+        labels, pairs = (source_labels_of(part), part.source_pairs) if of_sources else (labels_of(part), part.pairs)
+        assert pairs is not None, "the method trains on labels"
+        return pair_weights(labels, self.options.loss.adversarial, pairs, part.share)
 
     def _learns(self, progress: float) -> bool:
         return "prompts" in self.networks and progress >= self.options.prompts.start
 
-    def _draft(self, part: Batch, diversify: bool, alone: bool) -> Draft:
-        """Draw what the step needs, and translate: the discriminator's updates leave the generator as it is."""
-        z1, z2 = part.draws.normal(2, self.options.network.latent_size).unbind(1)
-        domain, flipped = None, None
-        if self.guide is not None:
-            domain, flipped = losses.flip_one(part.reference_labels, part.draws, self.slack)
-        generator, d_y = self.networks["generator"], part.reference_labels
-        with torch.set_grad_enabled(alone):  # several parts would each keep a graph: theirs are made again when needed
-            styles, content = self.networks["mapping"](z1), generator.encode(part.source)
-            fake = generator.decode(content, losses.aggregate(styles, d_y))
-        with torch.no_grad():
-            others = [losses.aggregate(self.networks["style_encoder"](part.reference), d_y)]
-            if diversify:
-                others.append(losses.aggregate(self.networks["mapping"](z2), d_y))
-            contents = content.repeat(len(others), 1, 1, 1)
-            fake_reference, *fake_other = generator.decode(contents, torch.cat(others)).split(len(z1))
-        made = (styles, fake) if alone else None
-        return Draft(z1, domain, flipped, fake.detach(), fake_reference, fake_other[0] if fake_other else None, made)
 
-    def _discriminator_loss(
-        self, part: Batch, fake: Tensor, penalised: bool, suffix: str
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        weight = self.options.loss
-        if penalised:
-            discriminator = self.networks["discriminator"]
-            real = part.reference.detach().requires_grad_()
-            of_real, of_fake = discriminator(real), discriminator(fake)
-        else:
-            of_real, of_fake = self._discriminate(torch.cat([part.reference, fake])).chunk(2)
-        pairs = self._pairs(part)
-        adversarial = losses.adversarial(of_real, pairs, real=True) + losses.adversarial(of_fake, pairs, real=False)
-        total, terms = weight.adv * adversarial, {f"d_adv{suffix}": adversarial.detach()}
-        if penalised:
-            r1 = part.share * losses.r1_penalty(of_real, real, part.reference_labels)
-            total = total + weight.r1 * weight.r1_every * r1
-            terms[f"r1{suffix}"] = r1.detach()
-        return total, terms
+def pair_weights(labels: Tensor, normalise: str, pairs: Tensor, share: float) -> Tensor:
+    """Weights (B, N) of the (image, active domain) pairs in the adversarial term; zero where d is.
 
-    def _latent_guided_loss(
-        self, part: Batch, draft: Draft, texts: Tensor | None, ds_weight: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        weight, x, d_x, d_y = self.options.loss, part.source, part.source_labels, part.reference_labels
-        generator, style_encoder = self.networks["generator"], self.networks["style_encoder"]
-        if draft.made is not None:
-            styles, fake = draft.made
-        else:
-            styles = self.networks["mapping"](draft.latent)
-            fake = generator.decode(generator.encode(x), losses.aggregate(styles, d_y))
-        style = losses.aggregate(styles, d_y)
-        source_style = losses.aggregate(style_encoder(x), d_x)
-        fake_content = generator.encode(fake)  # c^ŷ, for the cycle and for ŷ'
+    `"image"` is eq. 5 as printed: the domains of an image are summed, and images averaged. `"pair"` averages over all
+    pairs, so that the term keeps its size whatever N is. Both average over the whole batch, of which these B images
+    are a part.
 
-        adv = losses.adversarial(self._discriminate(fake), self._pairs(part), real=True)
-        sty = losses.distance(losses.aggregate(style_encoder(fake), d_y), style)  # eq. 8, on what the generator got
-        total, terms = weight.adv * adv, {"g_adv": adv.detach(), "sty": part.share * sty.detach()}
-        of_images = weight.sty * sty
-        if draft.fake_other is not None:
-            ds = losses.distance(fake, draft.fake_other)  # eq. 9
-            of_images = of_images - ds_weight * ds
-            terms["ds"] = part.share * ds.detach()
-        if texts is not None:
-            # ŷ and ŷ' share one latent and differ in the style of domain n alone.
-            decoded = torch.cat([source_style, losses.aggregate(styles, draft.flipped)])
-            cycled, inverse = generator.decode(torch.cat([fake_content, fake_content]), decoded).chunk(2)
-            of_fake, of_inverse = self.guide.similarities(torch.cat([fake, inverse]), texts).chunk(2)
-            dl = losses.domain_regularisation(
-                (d_y, of_fake),
-                (draft.flipped, of_inverse),
-                draft.domain,
-                weight.similarity,
-                self.guide.clip.logit_scale,
-            )
-            of_images = of_images + weight.dl * dl
-            terms["dl"] = part.share * dl.detach()
-        else:
-            cycled = generator.decode(fake_content, source_style)
-        cyc = losses.distance(cycled, x)  # eq. 7
-        terms["cyc"] = part.share * cyc.detach()
-        return total + part.share * (of_images + weight.cyc * cyc), terms
-
-    def _reference_guided_loss(self, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        weight, x, d_y = self.options.loss, part.source, part.reference_labels
-        generator, style_encoder = self.networks["generator"], self.networks["style_encoder"]
-        with torch.no_grad():  # this update is the generator's alone
-            of_reference, of_source = style_encoder(torch.cat([part.reference, x])).chunk(2)
-            style, source_style = losses.aggregate(of_reference, d_y), losses.aggregate(of_source, part.source_labels)
-        fake = generator(x, style)
-        adv = losses.adversarial(self._discriminate(fake), self._pairs(part), real=True)
-        sty = losses.distance(losses.aggregate(style_encoder(fake), d_y), style)
-        cyc = losses.distance(generator(fake, source_style), x)
-        terms = {"g_adv_reference": adv, "sty_reference": part.share * sty, "cyc_reference": part.share * cyc}
-        total = weight.adv * adv + part.share * (weight.sty * sty + weight.cyc * cyc)
-        return total, {name: term.detach() for name, term in terms.items()}
-
-    def _pairs(self, part: Batch) -> Tensor:
-        return losses.pair_weights(part.reference_labels, self.options.loss.adversarial, part.pairs, part.share)
+    Args:
+        labels: d (B, N).
+        normalise: `"image"` or `"pair"`.
+        pairs: (), how many pairs the whole batch has.
+        share: of these images in the whole batch.
+    """
+    return labels * (share / len(labels)) if normalise == "image" else labels / pairs
 
 
-def _optimiser(name: str, network: nn.Module, options: LanitOptions) -> torch.optim.Optimizer:
-    rates = {
-        "mapping": options.mapping_learning_rate,
-        "discriminator": options.discriminator_learning_rate,
-        "prompts": options.prompts.learning_rate,
-    }
-    return torch.optim.Adam(
-        network.parameters(),
-        lr=rates.get(name, options.learning_rate),
-        betas=options.betas,
-        weight_decay=0.0 if name == "prompts" else options.weight_decay,  # words are not drawn towards zero
-        fused=True,
-    )
+def flip_one(labels: Tensor, rng: BatchRng, slack: bool = False) -> tuple[Tensor, Tensor]:
+    """Pick a domain n for each image and flip its entry (fig. 4): on → off as often as off → on where both can be.
+
+    An image's only active domain is never switched off, since no domain would be left to take a style from, unless
+    there is a slack domain: it is on where no candidate is, and never picked itself.
+
+    Args:
+        labels: d (B, N), on any device; with `slack`, its last column is the slack domain's.
+        rng: decides.
+        slack: is there a slack domain?
+
+    Returns:
+        n (B,) int64 and d_inv (B, N). Where no flip is possible (N = 1), d_inv = d.
+    """
+    candidates = labels[:, :-1] if slack else labels
+    active, count = candidates > 0.5, candidates.shape[1]
+    # A column of uniform numbers decides the direction, the others the domain within it.
+    draw = rng.uniform(count + 1)
+    on = active.sum(1, keepdim=True)
+    can_switch_off, can_switch_on = on > (0 if slack else 1), on < count
+    switch_off = can_switch_off & ((draw[:, :1] < 0.5) | ~can_switch_on)
+    chosen = torch.where(active == switch_off, draw[:, 1:], -1.0).argmax(1)
+    possible = (can_switch_off | can_switch_on).to(labels.dtype)
+    picked = (torch.arange(count, device=labels.device) == chosen[:, None]).to(labels.dtype) * possible
+    flipped = candidates + picked * (1 - 2 * candidates)
+    if slack:
+        flipped = torch.cat([flipped, (flipped.sum(1, keepdim=True) == 0).to(labels.dtype)], dim=1)
+    return chosen, flipped
 
 
-def _check(options: LanitOptions, language: LanguageOptions | None) -> None:
-    if options.loss.r1_every < 1 or options.prompts.relabel_every < 1:
-        raise LanitError("train.lanit.loss.r1_every and train.lanit.prompts.relabel_every must be at least 1")
-    if options.loss.ds_decay <= 0:
-        raise LanitError(
-            "train.lanit.loss.ds_decay is a share of the budget above 0; ds: 0 switches diversification off"
-        )
-    if not 0 <= options.prompts.start <= 1:
-        raise LanitError(
-            f"train.lanit.prompts.start is a share of the budget, from 0 to 1, not {options.prompts.start}"
-        )
-    if language is not None and language.prompts == "learned" and options.loss.dl == 0:
-        raise LanitError(
-            "prompts learn from the language loss alone, and train.lanit.loss.dl is 0; "
-            "give it a weight or set prompts: frozen"
-        )
+def domain_regularisation(
+    translated: tuple[Tensor, Tensor], flipped: tuple[Tensor, Tensor], domain: Tensor, similarity: str, scale: float
+) -> Tensor:
+    """L_dl = H(d_n, f_n of ŷ) + H(d_inv,n, f_n of ŷ'), H = binary cross-entropy, averaged over images (fig. 4).
+
+    Args:
+        translated: d (B, N), and the similarities of ŷ: cosines with the domain texts and, last, with the base prompt,
+            (B, M + 1).
+        flipped: d_inv (B, N), and the similarities of ŷ' (B, M + 1).
+        domain: n (B,) int64.
+        similarity: `"cosine"` takes f_n itself as the probability, clamped to (0, 1), as in the paper: an image whose
+            cosine is not positive feels no pull; `"logit"` takes sigmoid(τ (f_n − f_base)), for which the adaptive
+            threshold is probability ½.
+        scale: τ, CLIP's own logit scale.
+    """
+    of_translated, of_flipped = (_domain_entropy(d, f, domain, similarity, scale) for d, f in (translated, flipped))
+    return of_translated + of_flipped
+
+
+def _domain_entropy(labels: Tensor, similarities: Tensor, domain: Tensor, similarity: str, scale: float) -> Tensor:
+    target = labels.gather(1, domain[:, None]).squeeze(1)
+    cosine = similarities.gather(1, domain[:, None]).squeeze(1)
+    if similarity == "cosine":
+        p = cosine.clamp(1e-4, 1 - 1e-4)
+        return -(target * p.log() + (1 - target) * (1 - p).log()).mean()  # autocast forbids F.binary_cross_entropy
+    return F.binary_cross_entropy_with_logits(scale * (cosine - similarities[:, -1]), target)

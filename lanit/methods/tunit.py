@@ -7,104 +7,40 @@ clusters as domains. Weights, schedule and optimisers are the released code's wh
 from __future__ import annotations
 
 import copy
-import dataclasses
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lanit import ranks
-from lanit.config import LanitError
+from lanit import collectives
 from lanit.methods.losses import aggregate
 from lanit.methods.protocol import Batch, Update
-from lanit.methods.tunit_losses import contrastive_loss, gradient_penalty, hinge_loss, mutual_information
-from lanit.methods.views import ViewOptions, second_view
+from lanit.methods.views import second_view
 from lanit.networks.tunit import Discriminator, Generator, GuidingNetwork
-
-
-@dataclass(frozen=True)
-class TunitNetwork:
-    """Sizes of the networks; the defaults are the paper's."""
-
-    base: int | None = None  # channels at full resolution of G and D; None: 64 below 256 pixels, 32 from there
-    guiding_base: int = 64  # channels at full resolution of the guiding network (VGG-11)
-    # Standard deviation of the cluster head's initial weights. Equal probabilities are a saddle point of the mutual
-    # information, which takes many steps to leave from TUNIT's 0.01: short trainings want 0.1 to 0.3.
-    cluster_deviation: float = 0.01
-    max_width: int = 1024  # no layer has more channels
-    style: int = 128  # length of the style code
-    bottleneck: int = 16  # side of the content code, pixels
-    residual_blocks: int = 2  # in the content encoder, and again in the decoder
-    discriminator_blocks: int = 2  # at each resolution of the discriminator
-    hidden: int = 256  # width of the layers that turn a style into AdaIN's parameters
-
-
-@dataclass(frozen=True)
-class TunitLoss:
-    """Weights of the losses; the defaults are the paper's."""
-
-    adversarial: float = 1.0  # hinge
-    reconstruction: float = 0.1
-    style: float = 0.01  # contrastive, of translations
-    gradient_penalty: float = 10.0  # without the customary half
-    contrastive: float = 1.0  # of the guiding network
-    mutual_information: float = 5.0  # of the guiding network
-    guiding_after_warmup: float = 0.1  # factor of the last two after the warm-up
-    temperature: float = 0.07
-    queue: int = 1024  # keys that serve as negatives
-
-
-@dataclass(frozen=True)
-class TunitOptimiser:
-    """Adam for the guiding network, RMSprop for generator and discriminator."""
-
-    guiding: float = 1e-4  # learning rates
-    generator: float = 1e-4
-    discriminator: float = 1e-4
-    guiding_decay: float = 1e-3  # weight decay
-    decay: float = 1e-4
-
-
-@dataclass(frozen=True)
-class TunitOptions:
-    """Everything that TUNIT can be told."""
-
-    network: TunitNetwork = field(default_factory=TunitNetwork)
-    loss: TunitLoss = field(default_factory=TunitLoss)
-    optimiser: TunitOptimiser = field(default_factory=TunitOptimiser)
-    view: ViewOptions = field(default_factory=ViewOptions)
-    warmup: float = 0.325  # share of the budget in which the guiding network learns alone: 65k of 200k iterations
-    ema: float = 0.999  # decay of the generator's moving average
-    ema_start: float = 0.33  # share of the budget after which it begins: 66k of 200k
-    key_momentum: float = 0.999  # of the key encoder, a moving average of the guiding network from the start
-    cluster_momentum: float = 0.99  # of the styles' mean and variance per cluster
+from lanit.settings.tunit import TunitOptimiser, TunitOptions
 
 
 class Tunit:
-    """TUNIT, as `lanit.methods.protocol.Method`."""
+    """TUNIT, as `lanit.methods.protocol.ClusteringMethod`."""
 
-    needs_labels = False
-    splits = False  # statistics of batch normalisation and mutual information are of a whole batch
+    accumulates = False  # statistics of batch normalisation and mutual information are of a whole batch
 
     def __init__(
         self,
         options: TunitOptions,
         size: int,
         domains: list[str],
-        language: dict[str, Any] | None = None,
-        labels_folder: Path | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        """`domains` tells the number of clusters, one for each; language and labels are not used.
+        """`domains` tells the number of clusters, one for each.
 
         Raises:
             LanitError: the size does not suit the networks, or there is no domain.
         """
-        _check(options, size, domains)
+        options.check(size, len(domains))
         self.options, self.clusters = options, len(domains)
         network = options.network
         base = network.base or (64 if size < 256 else 32)
@@ -158,12 +94,14 @@ class Tunit:
         generator = self.networks["generator"]
         generator.encode = torch.compile(generator.encode, dynamic=False)
         generator.decode = torch.compile(generator.decode, dynamic=False)
-        if ranks.count() == 1:
+        if collectives.world_size() == 1:
             for name in ("guiding", "key_encoder"):
                 self.networks[name].compile(dynamic=False)
 
-    def write(self, folder: Path, embeddings: Tensor | None) -> None:
-        """The averaged networks are all that translating needs."""
+    @torch.no_grad()
+    def cluster_logits(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of the clusters of images (B, 3, H, W)."""
+        return self.averaged["key_encoder"](images)[1]
 
     def reference_style(self, references: Tensor, labels: Tensor | None = None) -> Tensor:
         """Style codes (B, S) of reference images (B, 3, H, W); labels play no part."""
@@ -194,7 +132,7 @@ class _Step:
         self.options, self.networks, self.follow, self.batch = method.options, method.networks, method.follow, batch
         self.warm = batch.progress < self.options.warmup
         # Channels last is the faster layout of convolutions, on the CPU too.
-        view = second_view(batch.source, batch.draws, self.options.view)
+        view = second_view(batch.source, batch.rng, self.options.view)
         self.view = view.contiguous(memory_format=torch.channels_last)
 
     def guide(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -215,9 +153,8 @@ class _Step:
     def discriminate(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Of the discriminator (Eq. 3); the images serve `generate` too."""
         weights, networks, source, reference = self.options.loss, self.networks, self.batch.source, self.batch.reference
-        styles, logits = networks["guiding"](torch.cat([source, reference]))
-        source_style, reference_style = styles.chunk(2)
-        self.source_cluster, self.reference_cluster = logits.detach().argmax(1).chunk(2)
+        (source_style, of_source), (reference_style, of_reference) = self._guided(source, reference)
+        self.source_cluster, self.reference_cluster = of_source.argmax(1), of_reference.argmax(1)
         content = networks["generator"].encode(source)
         self.images = networks["generator"].decode(
             torch.cat([content, content]), torch.cat([reference_style, source_style])
@@ -247,15 +184,66 @@ class _Step:
     @torch.no_grad()
     def remember(self) -> None:
         """Bring queue, cluster styles and key encoder up to date."""
-        self.networks["queue"].push(ranks.gather(self.keys))
+        self.networks["queue"].push(collectives.all_gather(self.keys))
         with torch.autocast(self.keys.device.type, enabled=False):  # sums of many steps
             self.networks["clusters"].update(self.reference_keys, self.reference_logits)
         self.follow(list(self.networks["key_encoder"].parameters()), list(self.networks["guiding"].parameters()), None)
+
+    def _guided(self, source: Tensor, reference: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Styles (B, S) and cluster logits (B, K) of sources and of references, normalised together or apart."""
+        guiding = self.networks["guiding"]
+        if self.options.statistics == "separate":
+            return [guiding(source), guiding(reference)]
+        styles, logits = guiding(torch.cat([source, reference]))
+        return list(zip(styles.chunk(2), logits.detach().chunk(2)))
 
     def _share(self, loss: Tensor, terms: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """What this process adds of means over its images, and of mutual information, which all have in common."""
         share = self.batch.share
         return share * loss, {name: share * term.detach() for name, term in terms.items()}
+
+
+def mutual_information(first: Tensor, second: Tensor) -> Tensor:
+    """Mutual information (nats) between the clusters of two views of the same images, in [0, ln K]; Eq. 1, and IIC.
+
+    It is that of the images of all processes, the same on each.
+
+    Args:
+        first, second: (B, K) cluster probabilities of the two views, B the same on all processes.
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        joint = collectives.all_reduce_sum(first.T @ second)
+    joint = (joint + joint.T) / (2 * first.shape[0] * collectives.world_size())  # (K, K), symmetric, sums to 1
+    marginal = joint.sum(0)
+    tiny = 1e-10  # an empty cluster adds nothing, and not NaN
+    joint, marginal = joint.clamp_min(tiny), marginal.clamp_min(tiny).log()
+    return (joint * (joint.log() - marginal[:, None] - marginal[None, :])).sum()
+
+
+def contrastive_loss(queries: Tensor, keys: Tensor, negatives: Tensor, valid: Tensor, temperature: float) -> Tensor:
+    """Mean InfoNCE of queries (B, S) with positive keys (B, S) and negatives (Q, S) where `valid` (Q,); Eq. 2 and 4.
+
+    As in TUNIT, codes are not normalised; keys and negatives are constants.
+    """
+    positive = (queries * keys.detach()).sum(1, keepdim=True)
+    with torch.autocast(queries.device.type, enabled=False):
+        negative = (queries @ negatives.detach().T).masked_fill(~valid, -math.inf)
+    logits = torch.cat([positive, negative], dim=1) / temperature
+    return (logits.logsumexp(1) - logits[:, 0]).mean()
+
+
+def hinge_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """The discriminator's hinge loss over logits (B,) at the images' own clusters; Eq. 3 in the form of the code."""
+    return F.relu(1 - real_logits).mean() + F.relu(1 + fake_logits).mean()
+
+
+def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """Mean squared norm of the gradient of each image's logit (B,) by that image (B, 3, H, W); R1 without its half.
+
+    The graph is kept, so that the penalty itself can be differentiated.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
+    return gradient.square().sum() / images.shape[0]
 
 
 class KeyQueue(nn.Module):
@@ -298,7 +286,7 @@ class ClusterStyles(nn.Module):
             (self.sums, members @ styles),
             (self.squares, members @ styles.square()),
         ):
-            moving.lerp_(ranks.total(new), 1 - self.momentum)
+            moving.lerp_(collectives.all_reduce_sum(new), 1 - self.momentum)
 
     def moments(self, cluster: int) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation (S,) of a cluster's styles, or of all where it never had an image."""
@@ -319,23 +307,3 @@ def _make_optimisers(networks: nn.ModuleDict, options: TunitOptimiser) -> dict[s
         "generator": rmsprop("generator", options.generator),
         "discriminator": rmsprop("discriminator", options.discriminator),
     }
-
-
-def _check(options: TunitOptions, size: int, domains: list[str]) -> None:
-    for name, value in dataclasses.asdict(options.network).items():
-        if value is not None and value <= 0:
-            raise LanitError(f"network.{name} must be above 0, not {value}")
-    bottleneck = options.network.bottleneck
-    if size < 16 or size & (size - 1):
-        raise LanitError(f"TUNIT's networks need images whose side is a power of two of at least 16, not {size} pixels")
-    if bottleneck < 4 or bottleneck > size or bottleneck & (bottleneck - 1):
-        raise LanitError(f"network.bottleneck must be a power of two from 4 to the image size {size}, not {bottleneck}")
-    if options.loss.temperature <= 0:
-        raise LanitError(f"loss.temperature must be above 0, not {options.loss.temperature}")
-    for name in ("warmup", "ema", "ema_start", "key_momentum", "cluster_momentum"):
-        if not 0 <= getattr(options, name) <= 1:
-            raise LanitError(f"{name} must be from 0 to 1, not {getattr(options, name)}")
-    if not domains:
-        raise LanitError("TUNIT takes its number of clusters from the domains, and there are none; name at least two")
-    if options.loss.queue < 1:
-        raise LanitError(f"loss.queue must be at least 1, not {options.loss.queue}")

@@ -9,26 +9,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lanit.config import LanitError
 from lanit.networks.blocks import AdaINBlock, ResidualBlock, initialise
-
-
-@dataclass(frozen=True)
-class NetworkOptions:
-    """Sizes of the four networks; the defaults are the paper's at 256²."""
-
-    base_channels: int = 64  # at full resolution; doubled at each halving
-    max_channels: int = 512
-    style_size: int = 64
-    latent_size: int = 16
-    hidden_size: int = 512  # of the mapping network
-    bottleneck: int = 16  # side of the generator's smallest feature map, in pixels
+from lanit.settings.stargan2 import NetworkOptions, check_halvings
 
 
 class Generator(nn.Module):
@@ -36,8 +23,8 @@ class Generator(nn.Module):
 
     def __init__(self, size: int, options: NetworkOptions):
         super().__init__()
-        halvings = _halvings(size, options.bottleneck)
-        widths = [min(options.base_channels * 2**i, options.max_channels) for i in range(halvings + 1)]
+        halvings = _halvings(size, options.bottleneck, "network.bottleneck")
+        widths = options.widths(size, halvings)
         style, narrow = options.style_size, widths[-1]
         self.from_rgb = nn.Conv2d(3, widths[0], 3, padding=1)
         self.encoder = nn.Sequential(
@@ -124,8 +111,8 @@ class Discriminator(nn.Module):
 
 def _trunk(size: int, options: NetworkOptions) -> tuple[nn.Sequential, int]:
     """Layers that bring an image down to (B, C, 1, 1), and C."""
-    halvings = _halvings(size, 4)
-    widths = [min(options.base_channels * 2**i, options.max_channels) for i in range(halvings + 1)]
+    halvings = _halvings(size, 4, "the discriminator's last feature map")
+    widths = options.widths(size, halvings)
     layers = [
         nn.Conv2d(3, widths[0], 3, padding=1),
         *(ResidualBlock(a, b, downsample=True) for a, b in itertools.pairwise(widths)),
@@ -136,10 +123,6 @@ def _trunk(size: int, options: NetworkOptions) -> tuple[nn.Sequential, int]:
     return nn.Sequential(*layers), widths[-1]
 
 
-def _halvings(size: int, smallest: int) -> int:
-    halvings = int(math.log2(size)) - int(math.log2(smallest))
-    if size != smallest * 2**halvings or halvings < 1:
-        raise LanitError(
-            f"size {size} cannot be halved down to {smallest}; use a power of two of at least {2 * smallest} pixels"
-        )
-    return halvings
+def _halvings(size: int, smallest: int, what: str) -> int:
+    check_halvings(size, smallest, what)
+    return int(math.log2(size // smallest))

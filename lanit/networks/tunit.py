@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lanit import ranks
+from lanit import collectives
 
 
 class GuidingNetwork(nn.Module):
@@ -151,14 +151,14 @@ class _BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor, track: bool) -> Tensor:
         """Normalise x (B, C, H, W); in training, `track` takes its statistics into the running ones."""
-        if not self.training or (track and ranks.count() == 1):
+        if not self.training or (track and collectives.world_size() == 1):
             return super().forward(x)
-        if ranks.count() == 1:
+        if collectives.world_size() == 1:
             return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)
         values = x.to(self.weight.dtype)
         mean, variance = _moments(values)
         if track:
-            count = ranks.count() * x.numel() // x.shape[1]
+            count = collectives.world_size() * x.numel() // x.shape[1]
             with torch.no_grad():
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
@@ -171,9 +171,9 @@ class _BatchNorm(nn.BatchNorm2d):
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and (biased) variance (C,) of the x (B, C, H, W) of all processes, through which gradients flow."""
     variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
-    whole = ranks.total(mean) / ranks.count()
+    whole = collectives.all_reduce_sum(mean) / collectives.world_size()
     # What lies within the processes' images, and what lies between the processes.
-    return whole, ranks.total(variance + (mean - whole).square()) / ranks.count()
+    return whole, collectives.all_reduce_sum(variance + (mean - whole).square()) / collectives.world_size()
 
 
 class _NormalisedConv(nn.Module):

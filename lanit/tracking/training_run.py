@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import queue
+import shlex
 import sys
 import threading
 import time
@@ -10,20 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lanit.config import digest
-from lanit.tracking.store import ChildKey, Store, child_run, legal_name, log_params, one_line, open_client, read_store
+from lanit.tracking.runs import ChildKey, log_params, metric_values, one_line
+from lanit.tracking.store import Store, child_run, open_client, read_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 POINTS_PER_CALL = 1000  # MLflow's limit for one `log_batch`
-POINTS_KEPT = 200_000  # while a store is away; the oldest go first, and all are in metrics.jsonl anyway
+POINTS_KEPT = 200_000  # while a store is away; the oldest go first, for `lanit track` to enter
 
 
 class TrainingRun:
     """The MLflow run of one training, for rank 0; `open` it, `log` to it, `finish` it (or use it in a `with`).
 
-    Every method returns at once, except `finish`, which waits at most its limit. A store that cannot be reached costs
-    one line on stderr; the thread goes on trying, and sends what has gathered when the store is back.
+    Every method returns at once, except `finish`, which waits at most its limit. A store that is not there yet is made.
+    One that cannot be reached costs a line on stderr; the thread goes on trying, and sends what has gathered when the
+    store is back. What it has not got at the end is said, and `lanit track` enters it from `metrics.jsonl`.
     """
 
     @classmethod
@@ -42,7 +46,7 @@ class TrainingRun:
         """Continue the child run of (sweep, variant, N, seed, configuration), or create it.
 
         Args:
-            track: path of the `store.json` that `lanit track` wrote.
+            track: the store and the sweep as JSON, or the path of the record that `lanit track` wrote.
             domains: N.
             config: the training's options, recorded as parameters. Part of the run's identity are their digest (the
                 same as `config` in `run.json`), which is the value of the key `digest` or `lanit.config.digest` of the
@@ -52,7 +56,7 @@ class TrainingRun:
             interval: seconds between two batches.
 
         Raises:
-            LanitError: `store.json` cannot be read (whether its store answers is found out in the background).
+            LanitError: `track` cannot be read (whether the store answers is found out in the background).
         """
         variant = config.get("variant") or method
         key = ChildKey(dataset, method, variant, domains, seed, str(config.get("digest") or digest(config)))
@@ -71,6 +75,7 @@ class TrainingRun:
         self._client: MlflowClient | None = None
         self._status: str | None = None
         self._warned = False
+        self._dropped = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._send_until_closed, name="mlflow", daemon=True)
         self._thread.start()
@@ -78,9 +83,8 @@ class TrainingRun:
     def log(self, step: int, images: int, metrics: dict[str, float]) -> None:
         """Queue the metrics of a step and the images seen so far."""
         now = int(time.time() * 1000)
-        self._queue.put(("point", "images", float(images), now, step))
-        for name, value in metrics.items():
-            self._queue.put(("point", legal_name(name), float(value), now, step))
+        for name, value in metric_values(images, metrics).items():
+            self._queue.put(("point", name, value, now, step))
 
     def picture(self, path: Path, artifact_folder: str = "samples") -> None:
         """Queue a file that exists and will stay, to be copied into the run's artifacts."""
@@ -98,9 +102,16 @@ class TrainingRun:
         self._status = status
         self._closing.set()
         self._thread.join(limit)
-        complete = not (self._thread.is_alive() or self._status or self._points or self._pictures)
+        missing = self._dropped + len(self._points) + self._queue.qsize()
+        complete = not (self._thread.is_alive() or self._status or missing or self._pictures)
         if not complete:
-            self._warn("it did not take the last points in time")
+            print(
+                f"warning: MLflow: {missing} points of this training are not in the store {self._store.uri}; a sweep "
+                f"enters them at its end or when it is started again, and so does\n"
+                f"    {track_command(self._store, self._folder)}",
+                file=sys.stderr,
+                flush=True,
+            )
         return complete
 
     def __enter__(self) -> TrainingRun:
@@ -129,6 +140,7 @@ class TrainingRun:
             except queue.Empty:
                 break
             (self._points if kind == "point" else self._pictures).append(tuple(item))
+        self._dropped += max(len(self._points) - POINTS_KEPT, 0)
         del self._points[:-POINTS_KEPT]
 
     def _try_to_send(self) -> bool:
@@ -136,6 +148,7 @@ class TrainingRun:
             self._send()
         except Exception as error:  # whatever the store, its driver or the network raise: training goes on without them
             self._warn(one_line(error))
+            self._client = None  # to be looked for anew, with its experiment and run: they may have been deleted
             return False
         return True
 
@@ -165,8 +178,9 @@ class TrainingRun:
         client = open_client(self._store.uri)
         run = child_run(client, self._store, self._key, self._code)
         self.run_id = run.info.run_id
-        if run.info.status != "RUNNING":
-            client.update_run(self.run_id, status="RUNNING")
+        for found in (run, client.get_run(run.data.tags["mlflow.parentRunId"])):
+            if found.info.status != "RUNNING":
+                client.update_run(found.info.run_id, status="RUNNING")
         log_params(client, run, self._config | {"variant": self._key.variant})
         client.set_tag(self.run_id, "lanit.folder", str(self._folder))
         # A training resumed from a checkpoint takes the steps since then again, with the same results: once is enough.
@@ -182,4 +196,11 @@ class TrainingRun:
                 f"warning: the MLflow store {self._store.uri} cannot be used ({reason}); "
                 f"training goes on, its metrics are in {self._folder / 'metrics.jsonl'}",
                 file=sys.stderr,
+                flush=True,
             )
+
+
+def track_command(store: Store, run: Path) -> str:
+    """The shell command that enters into a store what it lacks of a run."""
+    options = json.dumps({"uri": store.uri, "sweep": store.sweep}, ensure_ascii=False)
+    return shlex.join(["lanit", "track", "--options", options, "--runs", str(run)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @torch.no_grad()
@@ -17,7 +17,8 @@ def average(averaged: nn.ModuleDict, networks: nn.ModuleDict, decays: dict[str, 
     """
     for name, decay in decays.items():
         mean, now = averaged[name], networks[name]
-        if means := list(mean.parameters()):  # a module may hold buffers alone
+        means: list[Tensor] = list(mean.parameters())
+        if means:  # a module may hold buffers alone
             torch._foreach_lerp_(means, [p.detach() for p in now.parameters()], 1 - decay)
         for target, source in zip(mean.buffers(), now.buffers()):
             target.copy_(source)

@@ -25,17 +25,17 @@ class World:
     hosts: Any = None  # the group in which hosts talk about plain numbers, whatever their devices are doing
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Is this the process that writes files and logs?"""
         return self.rank == 0
 
-    def share(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the first one's values, so that all start from the same networks."""
         if self.size > 1:
             for tensor in tensors:
                 torch.distributed.broadcast(tensor, src=0)
 
-    def tell(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Return on every process the plain value that the first one has."""
         if self.size == 1:
             return value
@@ -43,7 +43,7 @@ class World:
         torch.distributed.broadcast_object_list(values, src=0, group=self.hosts)
         return values[0]
 
-    def agree(self, *numbers: int) -> list[int]:
+    def all_reduce_max(self, *numbers: int) -> list[int]:
         """Return the largest of each of the processes' numbers: all decide alike, at the same step."""
         if self.size == 1:
             return list(numbers)

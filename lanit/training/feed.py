@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from lanit.config import LanitError
 from lanit.data.augment import augment
-from lanit.data.batches import ImageStore, prefetch, sample_indices
-from lanit.data.draws import Draws
-from lanit.methods.protocol import Batch
+from lanit.data.batches import ImageStore, balanced_indices, prefetch, sample_indices
+from lanit.data.rng import BatchRng
+from lanit.methods.protocol import Batch, LabelledMethod, LanguageMethod
 from lanit.training.distributed import World
 from lanit.training.options import TrainOptions
 
@@ -34,12 +34,20 @@ class Feed:
         self.store = ImageStore(manifest, "train")
         self.labels: Tensor | None = None  # (M, N), for all images of the split
         self.pool = np.arange(len(self.store))  # rows that are drawn from
+        self._balanced, self._references, self._draws_fully_covered = False, 1, True
+        self._share_without = 0.0
+        self._members: list[np.ndarray] = []  # rows of each domain, where images are drawn evenly over domains
         self._samples: tuple[Tensor, Tensor, Tensor | None] | None = None
 
     @property
     def share_without(self) -> float:
         """Share of the images that no domain is active for."""
-        return 1 - len(self.pool) / len(self.store)
+        return self._share_without
+
+    def draw_as(self, method: LabelledMethod) -> None:
+        """Draw as a method asks: evenly over domains or not, one or two references, images of all domains or not."""
+        self._balanced, self._references = method.balanced, method.references
+        self._draws_fully_covered = not isinstance(method, LanguageMethod) or method.draws_fully_covered
 
     def label(self, labels: NDArray[np.bool_], advice: str) -> None:
         """Give the images labels (M, N), and draw from now on from those that have one.
@@ -47,13 +55,19 @@ class Feed:
         Raises:
             LanitError: there are not enough of them for one batch; the message ends with `advice`.
         """
-        pool = np.flatnonzero(labels.any(1))
-        found = f"only {len(pool)} of {len(labels)} images have an active domain"
+        drawn, what = labels.any(1), "have an active domain"
+        self._share_without = float(1 - drawn.mean())
+        if not self._draws_fully_covered:  # a slack domain's column, which comes after the candidates', is off in these
+            drawn, what = drawn & ~labels[:, : len(self.options.domains)].all(1), "have an active domain and not all"
+        pool = np.flatnonzero(drawn)
+        found = f"only {len(pool)} of {len(labels)} images {what}"
         if len(pool) < self.options.batch:
             raise LanitError(f"{found}, less than one batch of {self.options.batch}; {advice}")
-        if len(pool) < SCARCE * len(labels) and self.world.leads:
+        if len(pool) < SCARCE * len(labels) and self.world.is_main:
             print(f"warning: {found}; {advice}", file=sys.stderr, flush=True)
         self.pool, self.labels = pool, torch.from_numpy(labels.astype(np.float32))
+        if self._balanced:
+            self._members = [rows for rows in map(np.flatnonzero, labels.T) if len(rows)]
 
     def digest(self) -> str:
         """What tells these images, in this order, and their labels apart from others."""
@@ -62,18 +76,21 @@ class Feed:
             found.update(self.labels.bool().numpy().tobytes())
         return found.hexdigest()
 
-    def batches(self, first: int, last: int) -> Iterator[list[Batch]]:
+    def batches(self, first: int, last: int) -> Generator[list[Batch], None, None]:
         """This process's parts of the batches of steps `first` to `last` − 1, loaded ahead of their use."""
         return prefetch(self.parts, range(first, last))
 
     def parts(self, step: int) -> list[Batch]:
         """This process's parts of the batch of one step."""
         options, world = self.options, self.world
-        drawn = {
-            role: self.pool[sample_indices(len(self.pool), options.seed, step, options.batch, role)]
-            for role in ("source", "reference")
-        }
-        pairs = None if self.labels is None else self._put(self.labels[drawn["reference"]].sum())
+        drawn = {role: self._draw(role, step) for role in ("source", "reference")}
+        if self._references == 2:
+            drawn["second_reference"] = self._draw("second_reference", step, drawn["reference"])
+        pairs = (
+            {}
+            if self.labels is None
+            else {role: self._put(self.labels[drawn[role]].sum()) for role in ("source", "reference")}
+        )
         count = options.batch // (world.size * options.accumulate)
         begin = world.rank * options.accumulate * count
         starts = range(begin, begin + options.accumulate * count, count)
@@ -88,20 +105,45 @@ class Feed:
             self._samples = images[:count], images[count:], labels
         return self._samples
 
+    def _draw(self, role: str, step: int, like: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """The rows that a step's whole batch has in a role; with `like`, each of the domain of that row."""
+        options = self.options
+        if not self._balanced:
+            return self.pool[sample_indices(len(self.pool), options.seed, step, options.batch, role)]
+        domains = None
+        if like is not None:
+            assert self.labels is not None, "domains come of labels"
+            # The place among the domains that have images; labels are one-hot here.
+            there = [n for n, has in enumerate(self.labels.any(0).tolist()) if has]
+            domains = self.labels[like][:, there].argmax(1).numpy()
+        return balanced_indices(self._members, options.seed, step, options.batch, role, domains)
+
     def _part(
-        self, drawn: dict[str, NDArray[np.int64]], start: int, count: int, pairs: Tensor | None, step: int
+        self, drawn: dict[str, NDArray[np.int64]], start: int, count: int, pairs: dict[str, Tensor], step: int
     ) -> Batch:
         options = self.options
-        rows = [drawn[role][start : start + count] for role in ("source", "reference")]
-        draws = Draws(options.seed, step, start, count, options.batch, self.world.device)
+        rows = [chosen[start : start + count] for chosen in drawn.values()]
+        rng = BatchRng(options.seed, step, start, count, options.batch, self.world.device)
         images = [
-            augment(self._images(chosen), draws, crop=options.augment.crop, flip=options.augment.flip).contiguous(
+            augment(self._images(chosen), rng, crop=options.augment.crop, flip=options.augment.flip).contiguous(
                 memory_format=torch.channels_last
             )
             for chosen in rows
         ]
-        labels = [None if self.labels is None else self._put(self.labels[chosen]) for chosen in rows]
-        return Batch(*images, *labels, pairs, count / options.batch, draws, step, options.progress(step))
+        labels = [None if self.labels is None else self._put(self.labels[chosen]) for chosen in rows[:2]]
+        return Batch(
+            source=images[0],
+            reference=images[1],
+            source_labels=labels[0],
+            reference_labels=labels[1],
+            pairs=pairs.get("reference"),
+            share=count / options.batch,
+            rng=rng,
+            step=step,
+            progress=options.progress(step),
+            second_reference=images[2] if len(images) > 2 else None,
+            source_pairs=pairs.get("source"),
+        )
 
     def _images(self, rows: NDArray[np.int64]) -> Tensor:
         return self._put(self.store.read(rows)).float() / 127.5 - 1

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import resource
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,32 +15,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lanit.config import LanitError
-from lanit.files import read_tensors, write_tensors, write_whole
+from lanit.config import LanitError, code_version
+from lanit.files import write_tensors, write_whole
 from lanit.methods import create_method
-from lanit.methods.protocol import Batch
+from lanit.methods.protocol import Batch, ClusteringMethod, LabelledMethod, LanguageMethod, PerceptualMethod
 from lanit.training import checkpoint
 from lanit.training.averaging import average
 from lanit.training.distributed import World
 from lanit.training.feed import Feed
+from lanit.training.labelling import Inputs, Labelling, read_given
 from lanit.training.meter import Meter
 from lanit.training.options import TrainOptions
-from lanit.training.pictures import sample_grid
 from lanit.training.record import Recorder
+from lanit.training.samples import sample_grid
 from lanit.training.step import take_step
 from lanit.training.stopping import StopRequest, alone_in
 
 
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """What a training reads; of the labels and the embeddings only what its method needs."""
-
-    manifest: Path
-    labels: Path | None = None  # folder of the label stage
-    embeddings: tuple[Path, ...] = ()  # files of `lanit embed images`
-
-
-def train(options: TrainOptions, inputs: Inputs, output: Path, track: Path | None, world: World) -> bool:
+def train(options: TrainOptions, inputs: Inputs, output: Path, track: str | None, world: World) -> bool:
     """Train one method and leave `model.safetensors` and `run.json` in `output`.
 
     The newest checkpoint of the same options found in `output` is continued; the result is the same, bit by bit on the
@@ -55,10 +46,10 @@ def train(options: TrainOptions, inputs: Inputs, output: Path, track: Path | Non
     """
     with contextlib.ExitStack() as held:
         stop = held.enter_context(StopRequest())
-        if world.leads:
+        if world.is_main:
             held.enter_context(alone_in(output))
         training = Training(options, inputs, output, world)
-        record = Recorder.open(output, options, options.identity(), training.code, track) if world.leads else None
+        record = Recorder.open(output, options, options.identity(), training.code, track) if world.is_main else None
         status = "FAILED"
         try:
             finished = training.run(record, stop)
@@ -66,7 +57,7 @@ def train(options: TrainOptions, inputs: Inputs, output: Path, track: Path | Non
         finally:
             if record:
                 record.close(status)
-        world.tell(None)  # all leave together: torchrun soon kills what is left when one has left
+        world.broadcast(None)  # all leave together: torchrun soon kills what is left when one has left
     return finished
 
 
@@ -76,7 +67,8 @@ class Training:
     def __init__(self, options: TrainOptions, inputs: Inputs, output: Path, world: World):
         _check(options, world)
         self.options, self.output, self.world = options, output, world
-        self.steps = -(-options.images // options.batch)
+        self.steps = options.steps
+        found = read_given(options, inputs)  # before anything is built of what lies beside them
         torch.manual_seed(options.seed)
         self.method = create_method(
             options.method,
@@ -87,17 +79,19 @@ class Training:
             inputs.labels,
             world.device,
         )
-        if options.accumulate > 1 and not self.method.splits:
+        if options.accumulate > 1 and not self.method.accumulates:
             raise LanitError(f"{options.method} learns from whole batches: train.accumulate must be 1")
-        world.share([*self.method.networks.state_dict().values(), *self.method.averaged.state_dict().values()])
+        for modules in (self.method.networks, self.method.averaged):
+            world.broadcast_tensors(modules.state_dict().values())
         self.feed = Feed(options, inputs.manifest, world)
-        self.embeddings: Tensor | None = None  # on the host, of the process that leads
-        self.advice = ""
-        if self.method.needs_labels:
-            self._read_labels(inputs)
+        self.labelling: Labelling | None = None
+        if isinstance(self.method, LabelledMethod):
+            assert found is not None, "the catalogue says of a labelled method that it is one"
+            self.feed.draw_as(self.method)
+            self.labelling = Labelling(self.method, options, inputs, found, self.feed, world)
         self.code = code_version()
         self.data = self.feed.digest()  # a checkpoint of other data is not continued
-        if world.leads and options.samples:
+        if world.is_main and options.samples:
             self.feed.samples()  # of the first labels, whatever becomes of them
         self.step, self.seconds, self.meter = 0, 0.0, Meter()
         self._restore()
@@ -115,8 +109,11 @@ class Training:
             drawn = f"{len(self.feed.pool)} of {len(self.feed.store)} images can be drawn"
             print(f"{options.variant or options.method}, {len(options.domains)} domains: {drawn}", flush=True)
         while self.step < self.steps:
-            self._relabel()
-            with contextlib.closing(self.feed.batches(self.step, self._next_relabelling())) as batches:
+            last = self.steps
+            if self.labelling:
+                self.labelling.refresh(self.step)
+                last = self.labelling.next_refresh(self.step)
+            with contextlib.closing(self.feed.batches(self.step, last)) as batches:
                 for parts in batches:
                     done = self.step + 1
                     logs = done % options.log_every == 0 or done == self.steps
@@ -136,14 +133,14 @@ class Training:
                         self._save()
                         saved = time.monotonic()
                     if stopping and done < self.steps:
-                        if world.leads:
+                        if world.is_main:
                             print(
                                 f"stopped after step {done}, and saved; start the same command again to go on",
                                 flush=True,
                             )
                         return False
-        if world.leads:
-            self._finish()
+        if record:
+            self._finish(record)
         return True
 
     def _take(self, parts: Sequence[Batch], norms: bool) -> dict[str, Tensor]:
@@ -161,10 +158,10 @@ class Training:
             LanitError: a loss, or before a checkpoint a weight, is not finite; the last good checkpoint stays.
         """
         wrong = self.meter.wrong()
-        bad, stopping, saving = self.world.agree(wrong is not None, bool(stop), due and self.world.leads)
+        bad, stopping, saving = self.world.all_reduce_max(wrong is not None, bool(stop), due and self.world.is_main)
         if saving or stopping:
             wrong = wrong or self.meter.wrong(wait=True) or self._wrong_weight()
-            (bad,) = self.world.agree(bad or wrong is not None)
+            (bad,) = self.world.all_reduce_max(bad or wrong is not None)
         if bad:
             wrong = wrong or "a loss of another process is not finite"
             raise LanitError(
@@ -181,42 +178,6 @@ class Training:
                 return f"the norm of {name}'s weights is {norm} after step {self.step}"
         return None
 
-    def _read_labels(self, inputs: Inputs) -> None:
-        from lanit.language.labels import advice, read_labels
-
-        found = read_labels(inputs.labels, "train")
-        if list(found.keys) != self.feed.store.keys:
-            raise LanitError(
-                f"the labels in {inputs.labels} are not of the images in {inputs.manifest}; label them again"
-            )
-        if list(found.domains) != self.options.domains:
-            raise LanitError(
-                f"the labels in {inputs.labels} are of the domains {', '.join(found.domains)}, and "
-                f"train.domains says {', '.join(self.options.domains)}; label the images again"
-            )
-        language = self.method.language
-        self.advice = advice(language.labeller, language.templates, found.similarities, found.base)
-        self.feed.label(self.method.cover(found.labels), self.advice)
-        if language.prompts == "learned":
-            if not inputs.embeddings:
-                raise LanitError(
-                    "prompts that learn make labels anew from embeddings; give their files with --embeddings"
-                )
-            if self.world.leads:
-                self.embeddings = torch.from_numpy(_read_embeddings(inputs.embeddings, found.keys, inputs.labels))
-
-    def _relabel(self) -> None:
-        if self.method.needs_labels and self.method.relabels(self.step, self.options.progress(self.step)):
-            # One process makes them for all: rounding elsewhere could tip a label.
-            labels = self.world.tell(self.method.relabel(self.embeddings) if self.world.leads else None)
-            self.feed.label(labels, self.advice)
-
-    def _next_relabelling(self) -> int:
-        if not self.method.needs_labels:
-            return self.steps
-        later = range(self.step + 1, self.steps)
-        return next((step for step in later if self.method.relabels(step, self.options.progress(step))), self.steps)
-
     def _images(self, step: int) -> int:
         return min(step * self.options.batch, self.options.images)
 
@@ -226,14 +187,14 @@ class Training:
         values = {"memory_gib": round(peak, 3)}
         if self.world.device.type == "cuda":
             values["gpu_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
-        if self.method.needs_labels:
+        if self.labelling:
             values["share_without_domain"] = round(self.feed.share_without, 4)
         return values
 
     def _restore(self) -> None:
         folder = self.output / "checkpoints"
         state, name = None, None
-        if self.world.leads:
+        if self.world.is_main:
             checkpoint.clear_parts(folder)
             found = checkpoint.newest(folder)
             if found is not None and (found[1]["config"], found[1]["data"]) != (self.options.identity(), self.data):
@@ -242,7 +203,7 @@ class Training:
                 checkpoint.clear(folder)
             elif found is not None:
                 name, state = found[0].name, found[1]
-        name = self.world.tell(name)
+        name = self.world.broadcast(name)
         if name is None:
             return
         state = state or checkpoint.load(folder / name)  # all processes see one file system
@@ -250,17 +211,17 @@ class Training:
         self.method.averaged.load_state_dict(state["averaged"])
         for network, optimiser in self.method.optimisers().items():
             optimiser.load_state_dict(state["optimisers"][network])
-        if state["labels"] is not None:
-            self.feed.label(state["labels"].numpy(), self.advice)
+        if self.labelling:
+            self.labelling.restore(state["labels"])
         self.step, self.seconds = state["step"], state["seconds"]
-        self.meter.restore(state["losses"], self.world.leads, self.world.device)
-        if self.world.leads:
+        self.meter.restore(state["losses"], self.world.is_main, self.world.device)
+        if self.world.is_main:
             print(f"continuing after step {self.step}", flush=True)
 
     def _save(self) -> None:
-        """Save, on the process that leads: the others' state is the same, and random numbers have none (`Draws`)."""
+        """Save, on the main process: the others' state is the same, and random numbers have none (`BatchRng`)."""
         losses, labels = self.meter.state(), self.feed.labels
-        if not self.world.leads:
+        if not self.world.is_main:
             return
         checkpoint.save(
             self.output / "checkpoints",
@@ -278,11 +239,12 @@ class Training:
             },
         )
 
-    def _finish(self) -> None:
+    def _finish(self, record: Recorder) -> None:
         options = self.options
         weights = {name: value.cpu().numpy() for name, value in self.method.averaged.state_dict().items()}
         write_tensors(self.output / "model.safetensors", weights, {})
-        self.method.write(self.output, self.embeddings)
+        if isinstance(self.method, LanguageMethod) and self.labelling:
+            self.method.write_language(self.output, self.labelling.embeddings)
         described: dict[str, Any] = {
             "dataset": options.dataset,
             "method": options.method,
@@ -296,17 +258,13 @@ class Training:
             "code": self.code,
             "config": options.identity(),
         }
+        if isinstance(self.method, ClusteringMethod):
+            described["clusters"] = self.method.clusters
+        if isinstance(self.method, PerceptualMethod):
+            described["perceptual"] = self.method.perceptual_name
+        record.finish()
         write_whole(self.output / "run.json", json.dumps(described, indent=1))
         checkpoint.clear(self.output / "checkpoints")  # the budget is spent: nothing could continue from them
-
-
-def code_version() -> str:
-    """The git revision of the code that runs, `-dirty` where tracked files differ; `unknown` outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
-    try:
-        return subprocess.run(git, capture_output=True, encoding="utf-8", check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _check(options: TrainOptions, world: World) -> None:
@@ -314,25 +272,6 @@ def _check(options: TrainOptions, world: World) -> None:
     if options.batch % parts:
         among = f"{world.size} processes" + (f" of {options.accumulate} parts each" if options.accumulate > 1 else "")
         raise LanitError(f"train.batch {options.batch} does not divide among {among}; use a multiple of {parts}")
-
-
-def _read_embeddings(paths: Sequence[Path], keys: Sequence[str], labels: Path) -> np.ndarray:
-    """Embeddings (M, k) of the images `keys`, in their order, from `lanit embed images` with the labels' CLIP."""
-    from lanit.language.labels import check_clip, read_texts
-
-    rows: dict[str, np.ndarray] = {}
-    texts = read_texts(labels / "texts.safetensors")
-    for path in paths:
-        arrays, metadata = read_tensors(path, ("embeddings", "keys"), "lanit embed")
-        check_clip(path, metadata.get("clip"), texts, labels)
-        rows.update(zip(metadata["keys"], arrays["embeddings"], strict=True))
-    missing = [key for key in keys if key not in rows]
-    if missing:
-        raise LanitError(
-            f"{len(missing)} of {len(keys)} labelled images have no embedding in the files given; "
-            "give those of all train shards"
-        )
-    return np.stack([rows[key] for key in keys])
 
 
 def _spread(steps: int, count: int) -> set[int]:

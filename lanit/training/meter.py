@@ -8,7 +8,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from lanit import ranks
+from lanit import collectives
 
 
 class Meter:
@@ -65,10 +65,12 @@ class Meter:
         names = list(self._sums)
         if not names:
             return {}
-        sums = ranks.total(torch.stack([self._sums[name] for name in names])).tolist()
+        sums = collectives.all_reduce_sum(torch.stack([self._sums[name] for name in names])).tolist()
         return {name: (value, self._counts[name]) for name, value in zip(names, sums)}
 
-    def restore(self, state: dict[str, tuple[float, int]], leads: bool, device: torch.device) -> None:
+    def restore(self, state: dict[str, tuple[float, int]], is_main: bool, device: torch.device) -> None:
         """Go on from a state: one process has the sums of all."""
-        self._sums = {name: torch.tensor(value if leads else 0.0, device=device) for name, (value, _) in state.items()}
+        self._sums = {
+            name: torch.tensor(value if is_main else 0.0, device=device) for name, (value, _) in state.items()
+        }
         self._counts = {name: count for name, (_, count) in state.items()}

@@ -39,6 +39,11 @@ class TrainOptions:
     checkpoint_minutes: float = 15.0  # and whenever this time has passed since the last
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
+    @property
+    def steps(self) -> int:
+        """How many steps the budget is."""
+        return -(-self.images // self.batch)
+
     def progress(self, step: int) -> float:
         """Share of the budget that is spent before a step, in [0, 1]."""
         return min(1.0, step * self.batch / self.images)

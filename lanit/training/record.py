@@ -5,25 +5,28 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 
 from lanit.files import naming, write_whole
 from lanit.training.options import TrainOptions
-from lanit.training.pictures import write_picture
+from lanit.training.samples import write_picture
+
+LIVE = "metrics.live.jsonl"  # while the training goes on; `metrics.jsonl` is that of a finished one
 
 
 class Recorder:
-    """The log of a run, kept by the process that leads."""
+    """The log of a run, kept by the main process."""
 
     def __init__(self, folder: Path, tracked=None):
         self.folder, self.tracked = folder, tracked
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / LIVE
         self.pace = (0, 0.0)
 
     @classmethod
-    def open(cls, folder: Path, options: TrainOptions, config: str, code: str, track: Path | None) -> Recorder:
+    def open(cls, folder: Path, options: TrainOptions, config: str, code: str, track: str | None) -> Recorder:
         """Make the run's folder and, with `track`, join its run in MLflow."""
         folder.mkdir(parents=True, exist_ok=True)
         if track is None:
@@ -33,7 +36,7 @@ class Recorder:
         return cls(
             folder,
             TrainingRun.open(
-                str(track),
+                track,
                 options.dataset,
                 options.method,
                 len(options.domains),
@@ -70,13 +73,18 @@ class Recorder:
         shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if "_gib" not in name)
         print(f"{images:>9} of {budget} images  {pace:.0f}/s  {_duration(left)} left  {shown}", flush=True)
         if self.tracked:
-            self.tracked.log(step, images, values | {"images_per_second": pace})
+            self.tracked.log(step, images, values | {"images_per_second": line["images_per_second"]})
 
     def picture(self, name: str, pixels: np.ndarray) -> None:
         """Write a sample picture, and hand it to MLflow."""
         write_picture(self.folder / name, pixels)
         if self.tracked:
             self.tracked.picture(self.folder / name, "samples")
+
+    def finish(self) -> None:
+        """The log is complete, and gets the name by which others read it."""
+        if self.path.is_file():
+            os.replace(self.path, self.folder / "metrics.jsonl")
 
     def close(self, status: str) -> None:
         """Hand over what is left; `status` is MLflow's: FINISHED, FAILED or KILLED."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lanit import ranks
+from lanit import collectives
 from lanit.methods.protocol import Batch, Method
 
 
@@ -36,7 +36,7 @@ def take_step(
         with _autocast(device, precision):
             update = next(updates, None)
         if update is None:
-            return report | {f"norm_{name}": value / ranks.count() for name, value in measured.items()}
+            return report | {f"norm_{name}": value / collectives.world_size() for name, value in measured.items()}
         parameters = {name: list(method.networks[name].parameters()) for name in update.networks}
         moving = [parameter for ones in parameters.values() for parameter in ones]
         for tensor in (*moving, *update.leaves):
@@ -61,10 +61,10 @@ def take_step(
 @torch.no_grad()
 def _sum_over_processes(parameters: Sequence[torch.nn.Parameter]) -> None:
     """Replace each gradient by its sum over the processes, in one message."""
-    if ranks.count() == 1:
+    if collectives.world_size() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    summed = ranks.total(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+    summed = collectives.all_reduce_sum(torch.cat([gradient.reshape(-1) for gradient in gradients]))
     for gradient, values in zip(gradients, summed.split([gradient.numel() for gradient in gradients])):
         gradient.copy_(values.view_as(gradient))
 

@@ -15,13 +15,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--embeddings", type=Path, nargs="+", default=[], help="of the train shards, where prompts learn"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder of the run")
-    parser.add_argument("--track", type=Path, help="store record of `lanit track`; without it nothing goes to MLflow")
+    parser.add_argument("--track", help="MLflow's store: {uri, sweep} as JSON or a file; without it nothing goes there")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from lanit import catalogue
     from lanit.config import LanitError, parse, read_options
-    from lanit.methods import needs_labels
     from lanit.training.options import TrainOptions
 
     options = parse(TrainOptions, read_options(arguments.options), "train")
@@ -30,16 +30,16 @@ def run(arguments: argparse.Namespace) -> None:
     for name, value in least.items():
         if getattr(options, name) < value:
             raise LanitError(f"train.{name} must be at least {value}, not {getattr(options, name)}")
-    if needs_labels(options.method):
-        if arguments.labels is None:
-            raise LanitError(f"{options.method} trains on pseudo labels; give their folder with --labels")
-        if options.language is None:
-            raise LanitError(
-                f"{options.method} is led by language; the options lack train.language (clip, templates, …)"
-            )
+    method = catalogue.find(options.method)
+    if method.is_labelled and arguments.labels is None:
+        kind = "pseudo labels" if method.supervision == "text" else "labels of truth"
+        raise LanitError(f"{options.method} trains on {kind}; give their folder with --labels")
+    if method.supervision == "text" and options.language is None:
+        raise LanitError(f"{options.method} is led by language; the options lack train.language (clip, templates, …)")
 
     from lanit.training import distributed
-    from lanit.training.loop import Inputs, train
+    from lanit.training.labelling import Inputs
+    from lanit.training.loop import train
     from lanit.training.stopping import START_AGAIN
 
     world = distributed.start(options.device)

@@ -12,8 +12,8 @@ from made_up_sweep import pictures, score, write_ablation, write_quality, write_
 from PIL import Image
 
 from lanit.cli import main
+from lanit.comparison.inputs import read_metrics, read_published, read_qualities, read_scores
 from lanit.comparison.plots import _push_apart, plot_density_coverage, plot_hit_rate, plot_labels, plot_mfid
-from lanit.comparison.scores import read_metrics, read_published, read_qualities, read_scores
 
 
 def arguments(root, **options):
@@ -139,19 +139,21 @@ def test_it_ends_by_saying_where_things_are(tmp_path, monkeypatch, capsys):
     write_run(Path("results"), score(), pictures())
     store = {"uri": f"sqlite:///{tmp_path}/results/mlflow.db", "sweep": "s", "experiments": {}, "parents": {}}
     Path("results/store.json").write_text(json.dumps(store))
+    Path("results/mlflow.db").mkdir()
     assert main([*arguments(Path("results")), "--track", "results/store.json"]) == 0
     printed = capsys.readouterr()
     for words in ("results/tables/", "results/plots/", "results/pictures/", "results/report.html"):
         assert words in printed.out
     command = "mlflow ui --backend-store-uri sqlite:///results/mlflow.db --host 127.0.0.1"
     assert command in printed.out and command in Path("results/report.html").read_text()
-    (line,) = printed.err.splitlines()  # there is no such database: the tables stand all the same
+    (line,) = printed.err.splitlines()  # no database can be there: the tables stand all the same
     assert line.startswith("warning: the results are not in MLflow") and "lanit track" in line
 
 
 def test_results_reach_mlflow(tmp_path):
     from lanit.tracking import TrackOptions, make_store
-    from lanit.tracking.store import find_runs, open_client
+    from lanit.tracking.runs import find_runs
+    from lanit.tracking.store import open_client
 
     write_run(tmp_path, score(mfid=12.5), pictures())
     write_run(tmp_path, score(variant="lanit_b"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def save(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if image is None:
-            noise = np.random.default_rng(sum(name.encode())).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+            noise = np.random.default_rng(sum(os.fsencode(name))).integers(0, 256, (20, 24, 3), dtype=np.uint8)
             image = Image.fromarray(noise)
         image.save(path, **options)
         return path

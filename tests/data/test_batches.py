@@ -13,10 +13,10 @@ import torch
 
 from lanit.config import LanitError
 from lanit.data.augment import augment
-from lanit.data.batches import ImageStore, prefetch, sample_indices
-from lanit.data.draws import Draws
+from lanit.data.batches import ImageStore, balanced_indices, prefetch, sample_indices
 from lanit.data.manifest import read_manifest
-from lanit.data.shards import stream
+from lanit.data.rng import BatchRng
+from lanit.data.tars import stream
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +142,44 @@ def test_an_empty_pool_is_an_error():
         sample_indices(0, 0, 0, 4, "content")
 
 
+# Evenly over domains
+
+MEMBERS = [np.array([7]), np.arange(100, 110), np.arange(1000, 3000)]  # rows of one image, of ten and of two thousand
+
+
+def test_domains_are_drawn_equally_often_whatever_their_sizes_and_their_images_too():
+    drawn = np.concatenate([balanced_indices(MEMBERS, 0, step, 32, "source") for step in range(300)])
+    counts = np.array([np.isin(drawn, rows).sum() for rows in MEMBERS])
+    assert counts.sum() == 9600 and (abs(counts - 3200) < 4 * (9600 * 2 / 9) ** 0.5).all()
+    of_ten = np.bincount(drawn[np.isin(drawn, MEMBERS[1])] - 100, minlength=10)
+    assert (abs(of_ten - of_ten.mean()) < 4 * of_ten.mean() ** 0.5).all()
+    assert len(np.unique(drawn[drawn >= 1000])) > 0.75 * 2000  # with replacement: 1 − exp(−1.6) of them
+
+
+def test_a_balanced_draw_is_a_function_of_seed_step_and_role():
+    first = balanced_indices(MEMBERS, 1, 5, 64, "source")
+    balanced_indices(MEMBERS, 9, 0, 64, "reference")
+    assert first.dtype == np.int64 and np.array_equal(first, balanced_indices(MEMBERS, 1, 5, 64, "source"))
+    for others in ((2, 5, 64, "source"), (1, 6, 64, "source"), (1, 5, 64, "reference")):
+        assert not np.array_equal(first, balanced_indices(MEMBERS, *others))
+    assert balanced_indices(MEMBERS, 0, 0, 6, "source").tolist() == [
+        106,
+        7,
+        1042,
+        1755,
+        2018,
+        108,
+    ]  # the same in every version
+
+
+def test_an_image_of_a_given_domain_is_drawn_from_that_domain_and_from_all_of_it():
+    domains = np.array([0, 1, 2, 1] * 16)
+    drawn = np.stack([balanced_indices(MEMBERS, 0, step, 64, "second_reference", domains) for step in range(20)])
+    for n, rows in enumerate(MEMBERS):
+        assert np.isin(drawn[:, domains == n], rows).all()
+    assert set(drawn[:, domains == 1].flat) == set(MEMBERS[1])
+
+
 # Loading ahead
 
 
@@ -181,18 +219,18 @@ def test_closing_ends_the_thread():
 # Augmentation
 
 
-def draws(count: int, seed: int = 0) -> Draws:
-    return Draws(seed, 0, 0, count, count)
+def rng(count: int, seed: int = 0) -> BatchRng:
+    return BatchRng(seed, 0, 0, count, count)
 
 
 def test_augmentation_without_crop_and_flip_changes_nothing():
     images = torch.rand(4, 3, 8, 8)
-    assert torch.equal(augment(images, draws(4), crop=False, flip=False), images)
+    assert torch.equal(augment(images, rng(4), crop=False, flip=False), images)
 
 
 def test_flip_mirrors_about_half_of_the_images():
     images = torch.rand(400, 3, 4, 4)
-    flipped = augment(images, draws(400), crop=False, flip=True)
+    flipped = augment(images, rng(400), crop=False, flip=True)
     mirrored = (flipped == images.flip(3)).flatten(1).all(1)
     assert (mirrored | (flipped == images).flatten(1).all(1)).all()
     assert 150 < mirrored.sum() < 250
@@ -202,7 +240,7 @@ def test_crop_keeps_80_to_100_percent_of_about_half_of_the_images():
     side = torch.linspace(-1, 1, 65)[:-1] + 1 / 64  # each pixel holds its own coordinates
     y, x = torch.meshgrid(side, side, indexing="ij")
     images = torch.stack([x, y, torch.zeros_like(x)]).expand(400, 3, 64, 64)
-    cropped = augment(images, draws(400), crop=True, flip=False)
+    cropped = augment(images, rng(400), crop=True, flip=False)
     changed = (cropped != images).flatten(1).any(1)
     assert 150 < changed.sum() < 250
     middle = cropped[changed][:, :, 16:48, 16:48]  # away from the border, where coordinates stop
@@ -217,8 +255,8 @@ def test_crop_keeps_80_to_100_percent_of_about_half_of_the_images():
 
 def test_augmentation_is_a_function_of_the_draws_and_of_an_images_place_in_the_whole_batch():
     images = torch.rand(8, 3, 16, 16)
-    first = augment(images, draws(8, seed=3), crop=True, flip=True)
-    assert torch.equal(first, augment(images, draws(8, seed=3), crop=True, flip=True))
-    assert not torch.equal(first, augment(images, draws(8, seed=4), crop=True, flip=True))
-    parts = [augment(images[i : i + 4], Draws(3, 0, i, 4, 8), crop=True, flip=True) for i in (0, 4)]
+    first = augment(images, rng(8, seed=3), crop=True, flip=True)
+    assert torch.equal(first, augment(images, rng(8, seed=3), crop=True, flip=True))
+    assert not torch.equal(first, augment(images, rng(8, seed=4), crop=True, flip=True))
+    parts = [augment(images[i : i + 4], BatchRng(3, 0, i, 4, 8), crop=True, flip=True) for i in (0, 4)]
     torch.testing.assert_close(torch.cat(parts), first)

@@ -19,10 +19,10 @@ from lanit.config import LanitError, parse
 from lanit.data import shard
 from lanit.data.listing import key_of
 from lanit.data.manifest import COLUMNS, read_card, read_manifest, read_table, read_truth
-from lanit.data.shards import stream
+from lanit.data.tars import stream
 
 CIFAR = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "cifar10" / "test.tar.gz"
-REASON = "not a JPEG, PNG or WebP image, or its header is damaged"
+REASON = "not a JPEG, PNG, WebP, TIFF, BMP or GIF image, or its header is damaged"
 
 
 def folders(root: Path, **changes) -> dict:
@@ -34,6 +34,25 @@ def test_the_same_input_gives_the_same_bytes(drawn, tmp_path, faces, run_stage):
     again = run_stage(faces(), tmp_path)
     for path in sorted(drawn.folder.rglob("*.*")):
         assert path.read_bytes() == (again.folder / path.relative_to(drawn.folder)).read_bytes(), path.name
+
+
+def test_a_val_split_changes_no_byte_of_the_others(tmp_path, faces, run_stage):
+    """And lies between train and test in the manifest."""
+    without, with_val = faces(), faces(shards={"train": 3, "val": 2, "test": 1, "pretrain": 1})
+    for options in (without, with_val):
+        options["source"]["splits"]["pretrain"] = {"images": 20, "seed": 3}
+    without["shards"]["pretrain"] = 1
+    with_val["source"]["splits"]["val"] = {"images": 30, "seed": 4}
+    first, second = run_stage(without, tmp_path / "without"), run_stage(with_val, tmp_path / "with")
+    tars = sorted(path.name for path in (first.folder / "shards").glob("*.tar"))
+    assert len(tars) == 5
+    for name in tars:
+        assert (first.folder / "shards" / name).read_bytes() == (second.folder / "shards" / name).read_bytes(), name
+    for split in ("train", "test", "pretrain"):
+        assert read_manifest(first.manifest, split).equals(read_manifest(second.manifest, split))
+        assert read_truth(first.manifest, split).equals(read_truth(second.manifest, split))
+    assert len(read_manifest(second.manifest, "val")) == 30
+    assert list(dict.fromkeys(read_table(second.manifest)["split"].to_pylist())) == ["train", "val", "test", "pretrain"]
 
 
 def test_offsets_and_digests_locate_the_png_bytes(drawn):

@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 from made_up import CLASSES
 
+from lanit import catalogue
 from lanit.cli import main
 from lanit.config import parse
+from lanit.methods.protocol import LabelledMethod
 
 
 @pytest.fixture(scope="session")
 def manifest(tmp_path_factory) -> Path:
-    """Manifest of drawn faces: 60 to train on, 120 to test on, 300 others for the judge."""
+    """Manifest of drawn faces: 60 to train on, 120 to test on, 300 others for the judge, 100 to choose on."""
     from lanit.data import shard
 
     folder = tmp_path_factory.mktemp("faces")
-    counts = {"train": 60, "test": 120, "pretrain": 300}
+    counts = {"train": 60, "test": 120, "pretrain": 300, "val": 100}
     splits = {name: {"images": count, "seed": i} for i, (name, count) in enumerate(counts.items())}
     source = {"kind": "faces", "splits": splits, "probability": 0.4}
     options = parse(shard.ShardOptions, {"source": source, "size": 32, "shards": dict.fromkeys(splits, 1)})
@@ -52,7 +54,7 @@ def real(manifest, judge) -> Path:
 def make_run(tmp_path, monkeypatch):
     """Make the folder of a run whose method is the one given."""
 
-    def make(method, domains=("hat", "beard"), **changes) -> Path:
+    def make(method, domains=("hat", "beard"), supervision=None, **changes) -> Path:
         folder = tmp_path / "run"
         folder.mkdir(exist_ok=True)
         record = {
@@ -60,6 +62,9 @@ def make_run(tmp_path, monkeypatch):
             "train_seconds": 12.5, "code": "abc1234", "config": "0123456789ab",
         }  # fmt: skip
         (folder / "run.json").write_text(json.dumps(record | changes))
+        guess = "text" if isinstance(method, LabelledMethod) else "none"
+        entry = catalogue.Entry("made-up", "Made up", supervision or guess, module="", settings="")
+        monkeypatch.setitem(catalogue.METHODS, "made-up", entry)
         monkeypatch.setattr("lanit.methods.load_method", lambda run, device: method, raising=False)
         return folder
 

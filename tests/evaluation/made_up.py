@@ -5,10 +5,20 @@ import torch
 CLASSES = ["hat", "blue background", "green skin"]  # what they are scored on
 
 
-class Perfect:
-    """Translates a source into the reference itself."""
+class Untrained:
+    """What a method has for its training; these have none."""
 
-    needs_labels = False
+    accumulates = False
+    networks = averaged = None
+
+    def optimisers(self, *_):
+        raise AssertionError("a made-up method does not train")
+
+    updates = averaging = compile = optimisers
+
+
+class Perfect(Untrained):
+    """Translates a source into the reference itself."""
 
     def reference_style(self, references, labels):
         return references.flatten(1)
@@ -18,6 +28,15 @@ class Perfect:
 
     def translate(self, sources, styles):
         return styles.unflatten(1, sources.shape[1:])
+
+
+class Clustering(Perfect):
+    """Finds two clusters: images whose first pixel is rather blue than red, and others."""
+
+    clusters = 2
+
+    def cluster_logits(self, images):
+        return images[:, [0, 2], 0, 0]
 
 
 class Identity(Perfect):

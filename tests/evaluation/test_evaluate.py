@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from made_up import CLASSES, Identity, Perfect
+from made_up import CLASSES, Clustering, Identity, Perfect
+from sklearn import metrics
 
 from lanit.cli import main
 from lanit.config import LanitError
@@ -94,6 +95,25 @@ def test_a_method_that_does_nothing_hits_as_often_as_its_sources(make_run, trans
     assert perfect["mean"]["kept_rate"] < 1 and idle["mean"]["kept_rate"] > 0.6
 
 
+def test_found_clusters_are_compared_with_the_classes_of_images_that_show_one(make_run, translate, evaluate, manifest):
+    run = make_run(Clustering())
+    assert translate(run) == 0
+    found = evaluate(run)["clusters"]
+    truth = read_truth(manifest, "test")[CLASSES].to_numpy(bool)
+    single = truth.sum(axis=1) == 1
+    clusters = read_tensors(run / "translations.safetensors", (), "lanit translate")[0]["clusters"]
+    classes = truth[single].argmax(axis=1)
+    assert (found["images"], found["clusters"], found["used"]) == (single.sum(), 2, 2) and 10 < single.sum() < 110
+    assert found["share"] == pytest.approx(single.mean())
+    assert found["nmi"] == pytest.approx(metrics.normalized_mutual_info_score(classes, clusters[single]))
+    assert found["ari"] == pytest.approx(metrics.adjusted_rand_score(classes, clusters[single]))
+    assert (
+        found["purity"] >= found["accuracy"] and found["purity"] > found["largest_class"]
+    )  # one class is a background
+    assert translate(make_run(Perfect())) == 0
+    assert evaluate(run)["clusters"] is None
+
+
 def test_scores_are_stored_with_all_that_they_depend_on(make_run, translate, evaluate, manifest, real):
     run = make_run(Perfect(), ["hat", "beard", "green skin"])
     record = json.loads((run / "run.json").read_text()) | {"variant": "perfect_calm"}
@@ -102,7 +122,7 @@ def test_scores_are_stored_with_all_that_they_depend_on(make_run, translate, eva
     scores = evaluate(run, json.dumps({"protocol": {"pairs": 12}}))
     assert all(scores[key] == record[key] for key in record if key != "domains") and scores["domains"] == 3
     assert scores["protocol"] | {"description": ""} == {
-        "name": "reference", "pairs": 12, "k": 5, "seed": 0, "classes": CLASSES, "description": "",
+        "name": "reference", "pairs": 12, "k": 5, "seed": 0, "split": "test", "classes": CLASSES, "description": "",
     }  # fmt: skip
     assert scores["features"].startswith("judge-")
     truth, row = read_truth(manifest, "test"), scores["per_class"]["green skin"]
@@ -119,6 +139,29 @@ def test_scores_are_stored_with_all_that_they_depend_on(make_run, translate, eva
     candidates = [scores["per_class"][name]["hit_rate"] for name in ("hat", "green skin")]
     assert mean["hit_rate_candidates"] == pytest.approx(np.mean(candidates))
     assert row["references_without_label"] is None and mean["references_without_label"] is None
+
+
+def test_under_a_protocol_of_split_val_everything_is_of_it(
+    make_run, translate, evaluate, manifest, judge, real, tmp_path, capsys
+):
+    run = make_run(Perfect())
+    assert translate(run, protocol={"pairs": 12, "split": "val"}) == 0
+    features = json.dumps({"kind": "judge", "weights": str(judge)})
+    command = ["evaluate", "features", "--features", features, "--manifest", str(manifest), "--split", "val"]
+    assert main([*command, "--output", str(tmp_path / "val.safetensors")]) == 0
+    scores = evaluate(run, real=tmp_path / "val.safetensors")
+    assert scores["protocol"]["split"] == "val" and "split val" in scores["protocol"]["description"]
+    truth = read_truth(manifest, "val")
+    assert scores["per_class"]["hat"]["n_real"] == truth["hat"].sum() != read_truth(manifest, "test")["hat"].sum()
+    made, _ = read_tensors(run / "translations.safetensors", (), "lanit translate")
+    assert truth["hat"].to_numpy()[made["reference"][made["target"] == 0]].all()
+    seen, _ = read_tensors(tmp_path / "val.safetensors", (), "lanit evaluate features")
+    np.testing.assert_allclose(made["features"], seen["features"][made["reference"]], atol=1e-5)  # it is perfect
+
+    assert evaluate(run, real=real) == 2
+    assert "does not hold the manifest's 100 val images" in capsys.readouterr().err
+    assert evaluate(run, json.dumps({"protocol": {"pairs": 12}}), real=tmp_path / "val.safetensors") == 2
+    assert "was made under" in capsys.readouterr().err
 
 
 def toy(**changes):

@@ -13,7 +13,8 @@ from lanit.config import LanitError, parse
 from lanit.evaluation import inception as checks
 from lanit.evaluation.features import FeatureOptions, load_extractor
 from lanit.evaluation.inception import FILE, SHA256
-from lanit.evaluation.judge import Judge, JudgeOptions, save_judge
+from lanit.evaluation.judge import JudgeOptions, save_judge
+from lanit.networks.judge import Judge
 
 
 class SmallInception(nn.Module):

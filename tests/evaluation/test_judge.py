@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from lanit.config import LanitError
-from lanit.evaluation.judge import Judge, JudgeOptions, augment, load_judge, save_judge, train_judge
+from lanit.evaluation.judge import JudgeOptions, augment, save_judge, train_judge
 from lanit.evaluation.scores import decide
+from lanit.networks.judge import Judge, load_judge
 
 CLASSES = ["bar", "spot"]
 OPTIONS = JudgeOptions(width=4, epochs=4, batch=32, learning_rate=0.01)

@@ -20,8 +20,8 @@ from lanit.data.batches import ImageStore
 from lanit.data.manifest import read_manifest
 from lanit.files import read_tensors
 from lanit.language.clip import ClipOptions, load_clip
-from lanit.language.labels import adaptive, read_texts
 from lanit.language.prompts import base_features, text_features
+from lanit.language.pseudo_labels import adaptive, read_texts
 from lanit.language.quality import _scores
 
 PHOTOS = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "cifar10"

@@ -13,13 +13,13 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from lanit.language.embeddings import TextsOptions, embed_texts
 
 from lanit.config import LanitError, parse
 from lanit.language.clip import ClipOptions, load_clip
-from lanit.language.embeddings import TextsOptions, embed_texts
 from lanit.language.guide import Guide, LanguageOptions, carry_clip, find_clip, label_changes, write_language
-from lanit.language.labels import Texts, label, read_texts, write_texts
 from lanit.language.prompts import base_features, text_features
+from lanit.language.pseudo_labels import Texts, label, read_texts, write_texts
 
 CANDIDATES, DOMAINS = ["beard", "hat", "red hair"], ["red hair", "hat"]
 TEMPLATES = ["a face with {}.", "{}, drawn"]

@@ -13,7 +13,7 @@ import pytest
 from lanit.cli import main
 from lanit.data.manifest import read_manifest, read_truth
 from lanit.files import read_tensors, write_tensors
-from lanit.language.labels import read_labels
+from lanit.language.pseudo_labels import read_labels
 
 NAMES = ["hat", "glasses", "yacht"]
 
@@ -134,7 +134,7 @@ def test_texts_in_place_of_embeddings(inputs, faces, capsys):
     [
         ({"domains": ["hat", "glases"]}, "did you mean 'glasses'"),
         ({"kind": "top_k", "k": 4}, "from 1 to the 3 domains, not 4"),
-        ({"kind": "best"}, "must be one of adaptive, top_k, fixed, not 'best'"),
+        ({"kind": "best"}, "must be one of adaptive, top_k, fixed, truth, not 'best'"),
     ],
 )
 def test_options_that_do_not_fit(inputs, faces, capsys, changes, message):

@@ -10,6 +10,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from lanit.language.labels import adaptive
 from scipy.stats import hypergeom
 from torch.nn import functional as F
 
@@ -18,9 +19,9 @@ from lanit.config import LanitError
 from lanit.language.clip import ClipOptions, load_clip
 from lanit.language.clip_files import OPEN_CLIP_DEFAULT
 from lanit.language.clip_weights import Checkpoint
-from lanit.language.labels import adaptive
 from lanit.language.pretrain import PretrainOptions, Tokens, augment, draw_names, info_nce, pretrain, train_towers
 from lanit.language.prompts import base_features, fill, text_features
+from lanit.language.pseudo_labels import adaptive
 
 CONFIG = Path(__file__).resolve().parents[2] / "workflow" / "configs" / "clip-faces.json"
 

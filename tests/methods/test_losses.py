@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from lanit.data.draws import Draws
-from lanit.methods import losses
+from lanit.data.rng import BatchRng
+from lanit.methods import lanit, losses
 
 
 @pytest.fixture
@@ -20,8 +20,8 @@ def test_aggregate_is_the_mean_over_active_domains(labels):
     torch.testing.assert_close(losses.aggregate(styles, labels), expected)
 
 
-def draws(count):
-    return Draws(0, 0, 0, count, count)
+def rng(count):
+    return BatchRng(0, 0, 0, count, count)
 
 
 @pytest.mark.parametrize("real", [True, False])
@@ -34,29 +34,31 @@ def test_adversarial_is_equation_5(labels, real, normalise):
             probability = 1 / (1 + math.exp(-logit))
             total -= on.item() * math.log(probability if real else 1 - probability)
     expected = total / (len(labels) if normalise == "image" else labels.sum().item())
-    weights = losses.pair_weights(labels, normalise, labels.sum(), 1.0)
+    weights = lanit.pair_weights(labels, normalise, labels.sum(), 1.0)
     assert losses.adversarial(logits, weights, real).item() == pytest.approx(expected, abs=1e-12)
     parts = [
-        losses.adversarial(logits[half], losses.pair_weights(labels[half], normalise, labels.sum(), 0.5), real).item()
+        losses.adversarial(logits[half], lanit.pair_weights(labels[half], normalise, labels.sum(), 0.5), real).item()
         for half in (slice(0, 2), slice(2, 4))
     ]
     assert sum(parts) == pytest.approx(expected, abs=1e-12)  # the parts of a batch add up
 
 
-def test_r1_is_half_the_squared_gradient_of_the_active_heads(labels):
+@pytest.mark.parametrize("heads", ["sum", "mean"])
+def test_r1_is_half_the_squared_gradient_of_the_active_heads(labels, heads):
     torch.manual_seed(0)
     kernel = torch.randn(3, 3 * 4 * 4, dtype=torch.float64)
     images = torch.randn(4, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     logits = images.flatten(1).square() @ kernel.T
-    gradients = 2 * images.detach().flatten(1) * (labels @ kernel / labels.sum(1, keepdim=True))
+    active = labels.sum(1, keepdim=True) if heads == "mean" else 1
+    gradients = 2 * images.detach().flatten(1) * (labels @ kernel / active)
     expected = 0.5 * gradients.square().sum(1).mean()
-    torch.testing.assert_close(losses.r1_penalty(logits, images, labels), expected)
+    torch.testing.assert_close(losses.r1_penalty(logits, images, labels, heads), expected)
 
 
 def test_flip_changes_exactly_the_chosen_entry_and_leaves_a_domain():
     labels = (torch.rand(2000, 5, generator=torch.Generator().manual_seed(0)) < 0.4).float()
     labels = labels[labels.any(1)]
-    domain, flipped = losses.flip_one(labels, draws(len(labels)))
+    domain, flipped = lanit.flip_one(labels, rng(len(labels)))
     changed = (labels != flipped).nonzero()
     assert (changed[:, 0] == torch.arange(len(labels))).all() and (changed[:, 1] == domain).all()
     assert flipped.any(1).all()
@@ -64,7 +66,7 @@ def test_flip_changes_exactly_the_chosen_entry_and_leaves_a_domain():
 
 def test_flip_goes_both_ways_equally_often_where_it_can():
     labels = torch.tensor([[1.0, 1, 0, 0, 0]]).repeat(4000, 1)
-    domain, _flipped = losses.flip_one(labels, draws(4000))
+    domain, _flipped = lanit.flip_one(labels, rng(4000))
     off = labels.gather(1, domain[:, None]).mean().item()
     assert off == pytest.approx(0.5, abs=0.03)
     counts = torch.bincount(domain, minlength=5) / len(labels)
@@ -73,14 +75,14 @@ def test_flip_goes_both_ways_equally_often_where_it_can():
 
 def test_the_only_domain_is_never_switched_off_and_all_domains_only_off():
     one, full = torch.tensor([[0.0, 1, 0]]).repeat(200, 1), torch.ones(200, 3)
-    assert (losses.flip_one(one, draws(200))[0] != 1).all()
-    assert (losses.flip_one(full, draws(200))[1].sum(1) == 2).all()
-    assert torch.equal(losses.flip_one(torch.ones(3, 1), draws(3))[1], torch.ones(3, 1))
+    assert (lanit.flip_one(one, rng(200))[0] != 1).all()
+    assert (lanit.flip_one(full, rng(200))[1].sum(1) == 2).all()
+    assert torch.equal(lanit.flip_one(torch.ones(3, 1), rng(3))[1], torch.ones(3, 1))
 
 
 def test_the_slack_domain_is_on_where_no_candidate_is_and_never_picked():
     labels = torch.tensor([[0.0, 0, 0, 1], [0, 1, 0, 0], [1, 1, 1, 0]]).repeat(500, 1)
-    domain, flipped = losses.flip_one(labels, draws(1500), slack=True)
+    domain, flipped = lanit.flip_one(labels, rng(1500), slack=True)
     assert domain.max() == 2
     assert torch.equal(flipped[:, 3], (flipped[:, :3].sum(1) == 0).float())
     changed = (labels != flipped)[:, :3]
@@ -103,7 +105,7 @@ def test_domain_regularisation_is_two_cross_entropies_at_n(labels, similarity):
             if similarity == "logit":
                 p = 1 / (1 + math.exp(-scale * (f[i, n] - f[i, 3]).item()))
             expected -= (math.log(p) if d[i, n] else math.log(1 - p)) / 4
-    value = losses.domain_regularisation((labels, of_fake), (inverse, of_inverse), domain, similarity, scale)
+    value = lanit.domain_regularisation((labels, of_fake), (inverse, of_inverse), domain, similarity, scale)
     assert value.item() == pytest.approx(expected, abs=1e-12)
 
 
@@ -122,7 +124,7 @@ def test_gradients_of_the_language_loss_are_the_slopes_of_its_value(labels, simi
     inverse[torch.arange(4), domain] = 1 - inverse[torch.arange(4), domain]
 
     def loss(f, g):
-        return losses.domain_regularisation((labels, f), (inverse, g), domain, similarity, 7.0)
+        return lanit.domain_regularisation((labels, f), (inverse, g), domain, similarity, 7.0)
 
     assert torch.autograd.gradcheck(loss, (of_fake.requires_grad_(), of_inverse.requires_grad_()))
     loss(of_fake, of_inverse).backward()
@@ -135,11 +137,11 @@ def test_gradients_of_the_language_loss_are_the_slopes_of_its_value(labels, simi
 def test_gradients_of_adversarial_and_penalty_are_the_slopes_of_their_values(labels):
     torch.manual_seed(3)
     logits = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    weights = losses.pair_weights(labels, "pair", labels.sum(), 1.0)
+    weights = lanit.pair_weights(labels, "pair", labels.sum(), 1.0)
     assert torch.autograd.gradcheck(lambda x: losses.adversarial(x, weights, True), (logits,))
     images = torch.randn(4, 3, 2, 2, dtype=torch.float64, requires_grad=True)
 
     def penalty(kernel):
-        return losses.r1_penalty((images.flatten(1) @ kernel.T).tanh(), images, labels)
+        return losses.r1_penalty((images.flatten(1) @ kernel.T).tanh(), images, labels, "sum")
 
     assert torch.autograd.gradcheck(penalty, (torch.randn(3, 12, dtype=torch.float64, requires_grad=True),))

@@ -1,5 +1,6 @@
 """TUNIT: who learns when, state, what a GPU needs, and short trainings that must succeed."""
 
+import dataclasses
 import functools
 import io
 import shutil
@@ -12,10 +13,10 @@ from steps import take_step, take_step_without_waiting
 from waiting import NothingWaits
 
 from lanit.config import LanitError, parse
-from lanit.data.draws import Draws
+from lanit.data.rng import BatchRng
 from lanit.methods.protocol import Batch
-from lanit.methods.tunit import ClusterStyles, KeyQueue, Tunit, TunitOptions
-from lanit.methods.tunit_losses import hinge_loss
+from lanit.methods.tunit import ClusterStyles, KeyQueue, Tunit, hinge_loss
+from lanit.settings.tunit import TunitOptions
 
 SMALL = {
     "network": {
@@ -48,7 +49,7 @@ def images_of_three_colours(seed, count):
 def make_batch(seed, progress=0.5, count=8):
     """The whole batch of one process."""
     source, reference = images_of_three_colours(seed, count)[0]
-    return Batch(source, reference, None, None, None, 1.0, Draws(seed, 0, 0, count, count), seed, progress)
+    return Batch(source, reference, None, None, None, 1.0, BatchRng(seed, 0, 0, count, count), seed, progress)
 
 
 def snapshot(method):
@@ -157,6 +158,20 @@ def test_translations_have_style_and_output_of_the_reference_and_reconstructions
     real_logits, fake_logits, logits = (outputs for _, outputs in judged)
     torch.testing.assert_close(losses["d_adversarial"], hinge_loss(real_logits, fake_logits))
     torch.testing.assert_close(losses["g_adversarial"], -logits[:8].mean() - logits[8:].mean())
+
+
+def test_styles_may_be_normalised_with_the_others_or_apart():
+    """Apart, a reference's style does not depend on the sources that are in the batch with it."""
+    for statistics, apart in (("joint", False), ("separate", True)):
+        method, styled = make(statistics=statistics), []
+        method.networks["generator"].modulation.register_forward_hook(lambda _, inputs, __: styled.append(inputs[0]))  # noqa: B023
+        for seed in range(2):
+            batch = dataclasses.replace(make_batch(0), source=make_batch(seed).source)
+            updates = method.updates([batch])
+            next(updates)
+            next(updates).loss(0)
+        references = [styles[:8].detach() for styles in styled]
+        assert torch.equal(*references) is apart
 
 
 def test_cluster_head_learns_from_information_alone():
@@ -278,10 +293,10 @@ def test_half_precision_is_nearly_as_good_and_leaves_state_in_full():
     assert all(value.dtype != torch.bfloat16 and value.isfinite().all() for value in state)
 
 
+@torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
 def test_compiled_networks_take_the_same_steps(monkeypatch):
     """What the compiler is given, but for the last stage, which needs a minute."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     torch._dynamo.reset()
     counters = torch._dynamo.utils.counters
     counters.clear()

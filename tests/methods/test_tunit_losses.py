@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lanit.methods.tunit_losses import contrastive_loss, gradient_penalty, hinge_loss, mutual_information
+from lanit.methods.tunit import contrastive_loss, gradient_penalty, hinge_loss, mutual_information
 
 
 def test_mutual_information_against_a_double_loop():

@@ -7,11 +7,12 @@ import torch
 from processes import in_processes
 from steps import take_step
 
-from lanit import ranks
+from lanit import collectives
 from lanit.config import parse
-from lanit.data.draws import Draws
+from lanit.data.rng import BatchRng
 from lanit.methods.protocol import Batch
-from lanit.methods.tunit import Tunit, TunitOptions
+from lanit.methods.tunit import Tunit
+from lanit.settings.tunit import TunitOptions
 
 BATCH = 8
 PROGRESS = (0.0, 0.1, 0.5, 0.6)  # two steps of the warm-up, two after it
@@ -36,14 +37,14 @@ def train():
     torch.manual_seed(0)
     method = Tunit(parse(TunitOptions, OPTIONS), 16, ["a", "b", "c"])
     method.networks.double()
-    count = BATCH // ranks.count()
-    first = count * (torch.distributed.get_rank() if ranks.count() > 1 else 0)
+    count = BATCH // collectives.world_size()
+    first = count * (torch.distributed.get_rank() if collectives.world_size() > 1 else 0)
     states = []
     for step, progress in enumerate(PROGRESS):
         images = torch.randn(2, BATCH, 3, 16, 16, generator=torch.Generator().manual_seed(step)).double().tanh()
         source, reference = images[:, first : first + count]
-        draws = Draws(0, step, first, count, BATCH)
-        terms = take_step(method, Batch(source, reference, None, None, None, count / BATCH, draws, step, progress))
+        rng = BatchRng(0, step, first, count, BATCH)
+        terms = take_step(method, Batch(source, reference, None, None, None, count / BATCH, rng, step, progress))
         states.append(copy.deepcopy({**method.networks.state_dict(), **terms}))
     return states
 

@@ -10,17 +10,19 @@ import pytest
 import torch
 from PIL import Image
 from steps import take_step_without_waiting
-from trainings import DOMAINS, OPTIONS, learned, model
+from trainings import DOMAINS, OPTIONS, learned, model, options_of
 
 from lanit.cli import main
 from lanit.config import LanitError, parse
-from lanit.data.draws import Draws
+from lanit.data.rng import BatchRng
 from lanit.files import read_tensors, write_tensors
+from lanit.methods.lanit import Lanit
+from lanit.settings.lanit import LanitOptions
 from lanit.training import checkpoint, loop
 from lanit.training.averaging import average
 from lanit.training.distributed import World
 from lanit.training.feed import Feed
-from lanit.training.loop import Inputs
+from lanit.training.labelling import Inputs
 from lanit.training.meter import Meter
 from lanit.training.options import TrainOptions
 from lanit.training.record import _duration
@@ -29,19 +31,19 @@ from lanit.training.stopping import StopRequest, alone_in
 ONE = World(0, 1, torch.device("cpu"))
 
 
-@pytest.fixture(params=["tunit", "lanit"])
+@pytest.fixture(params=["tunit", "lanit", "stargan2"])
 def options(request, language):
     """Options of each method."""
-    return OPTIONS if request.param == "tunit" else learned(language)
+    return options_of(request.param, language)
 
 
 @pytest.fixture
-def run(manifest, language):
+def run(inputs):
     """Train in this process; returns the model."""
 
     def train(output, options=OPTIONS, **changes):
-        inputs = Inputs(manifest, language["labels"], tuple(language["embeddings"]))
-        assert loop.train(parse(TrainOptions, options | changes), inputs, output, None, ONE)
+        options = options | changes
+        assert loop.train(parse(TrainOptions, options), inputs(options), output, None, ONE)
         return model(output)
 
     return train
@@ -140,7 +142,7 @@ def test_a_checkpoint_of_other_options_is_not_continued(run, tmp_path, monkeypat
 
 def test_a_checkpoint_of_other_labels_is_not_continued(run, language, manifest, tmp_path, monkeypatch, capsys):
     """They were made anew, by another CLIP in the same place, say."""
-    from lanit.language.labels import read_labels, write_labels
+    from lanit.language.pseudo_labels import read_labels, write_labels
 
     labels = tmp_path / "labels"
     shutil.copytree(language["labels"], labels)
@@ -155,7 +157,7 @@ def test_a_checkpoint_of_other_labels_is_not_continued(run, language, manifest, 
 
 
 def test_labels_of_other_images_or_domains_are_an_error(run, language, manifest, tmp_path):
-    from lanit.language.labels import read_labels, write_labels
+    from lanit.language.pseudo_labels import read_labels, write_labels
 
     message = "are of the domains hat, glasses, beard, and train.domains says beard, glasses, hat"
     with pytest.raises(LanitError, match=message):
@@ -215,14 +217,12 @@ def test_a_checkpoint_is_written_when_its_minutes_are_over(run, tmp_path, monkey
     assert saved == [1, 2, 3, 4, 5]
 
 
-def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_bits(
-    run, options, manifest, language, tmp_path, monkeypatch
-):
+def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_bits(run, options, inputs, tmp_path, monkeypatch):
     whole = run(tmp_path / "whole", options)
     taken = []
     monkeypatch.setattr(StopRequest, "__bool__", lambda self: taken.append(1) or len(taken) == 3)
-    inputs = Inputs(manifest, language["labels"], tuple(language["embeddings"]))
-    assert not loop.train(parse(TrainOptions, options | {"checkpoints": 0}), inputs, tmp_path / "x", None, ONE)
+    given = parse(TrainOptions, options | {"checkpoints": 0})
+    assert not loop.train(given, inputs(options), tmp_path / "x", None, ONE)
     assert [path.name for path in checkpoint.find(tmp_path / "x" / "checkpoints")] == ["000000003.pt"]
     assert same(whole, run(tmp_path / "x", options))
 
@@ -282,7 +282,7 @@ def test_a_meter_waits_for_nothing_and_averages_over_steps():
     meter.add(1, {"a": torch.tensor(1.0), "b": torch.tensor(2.0)})
     meter.add(2, {"a": torch.tensor(3.0)})
     other = Meter()
-    other.restore(meter.state(), leads=True, device=torch.device("cpu"))
+    other.restore(meter.state(), is_main=True, device=torch.device("cpu"))
     assert meter.wrong() is None and meter.fetch() == other.fetch() == {"a": 2.0, "b": 2.0}
     meter.add(3, {"a": torch.tensor(float("inf")), "norm_mapping": torch.tensor(float("nan"))})
     assert meter.wrong() == "the loss a is inf after step 3" and meter.wrong() is None
@@ -302,9 +302,9 @@ def test_what_a_batch_holds_does_not_depend_on_how_it_is_split(manifest):
         assert torch.equal(whole.reference, torch.cat([part.reference for part in parts]))
         assert sum(part.share for part in parts) == 1
     # What the images are flipped by goes on to the latents and flips of the step.
-    torch.testing.assert_close(whole.draws.normal(5), torch.cat([half.draws.normal(5) for (half,) in halves]))
+    torch.testing.assert_close(whole.rng.normal(5), torch.cat([half.rng.normal(5) for (half,) in halves]))
     assert not torch.equal(whole.source, whole.reference)
-    assert isinstance(whole.draws, Draws) and whole.source.is_contiguous(memory_format=torch.channels_last)
+    assert isinstance(whole.rng, BatchRng) and whole.source.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_images_without_an_active_domain_are_never_drawn(manifest):
@@ -317,9 +317,26 @@ def test_images_without_an_active_domain_are_never_drawn(manifest):
         (part,) = feed.parts(step)
         assert part.source_labels.any(1).all() and part.reference_labels.any(1).all()
         assert part.pairs == part.reference_labels.sum()
+        assert part.source_pairs == part.source_labels.sum()
     found[3] = False
     with pytest.raises(LanitError, match="only 7 of 32 images have an active domain, .* look at the fixed threshold"):
         feed.label(found, "look at the fixed threshold")
+
+
+@pytest.mark.parametrize("slack", [False, True])
+def test_images_that_every_candidate_covers_are_drawn_or_not(manifest, slack):
+    """They are known beforehand, too: no step is skipped for one, as in the released code."""
+    found = np.zeros((32, 3 if slack else 2), bool)
+    found[:20, 0], found[10:20, 1], found[20:, 2:] = True, True, True
+    for fully_covered in ("drawn", "left_out"):
+        language = {"clip": {}, "templates": ["a {}."], "uncovered": "slack" if slack else "left_out"}
+        settings = {"network": {"base_channels": 4, "max_channels": 8, "bottleneck": 4}, "fully_covered": fully_covered}
+        method = Lanit(parse(LanitOptions, settings), 16, ["a", "b"], language=language)
+        feed = Feed(parse(TrainOptions, OPTIONS), manifest, ONE)
+        feed.draw_as(method)
+        feed.label(found, "")
+        covered = set(range(20 if fully_covered == "drawn" else 10)) | set(range(20, 32) if slack else ())
+        assert set(feed.pool.tolist()) == covered and feed.share_without == (0 if slack else 0.375)
 
 
 def test_few_images_with_a_label_are_a_warning_and_samples_stay_the_same(manifest, capsys, monkeypatch):
@@ -380,7 +397,7 @@ def test_an_average_moves_by_its_decay_and_copies_buffers():
         ({"batch": 0}, "train.batch must be at least 1, not 0"),
         ({"method": "lanit"}, "trains on pseudo labels; give their folder with --labels"),
         ({"device": "cuda"}, "torch sees no GPU here"),
-        ({"settings": {"network": {"bsae": 4}}}, r"train.tunit.network has an unknown key 'bsae'"),
+        ({"settings": {"network": {"bsae": 4}}}, r"train.tunit.settings.network has an unknown key 'bsae'"),
         ({"accumulate": 2}, "tunit learns from whole batches: train.accumulate must be 1"),
         ({"accumulate": 3}, "train.batch 8 does not divide among 1 processes of 3 parts each; use a multiple of 3"),
         ({"precision": "fp16"}, "train.precision must be one of fp32, bf16, not 'fp16'"),

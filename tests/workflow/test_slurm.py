@@ -25,7 +25,7 @@ def test_jobs_run_through_slurm(tmp_path):
         [ROOT / "tests" / "workflow" / "slurm_cluster.sh", tmp_path / "slurm", sys.executable, "-m", "snakemake",
          "--snakefile", ROOT / "Snakefile", "--workflow-profile", ROOT / "profiles" / "slurm", "--retries", "0",
          "--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1",
-         "results-smoke/faces/shards/plan.parquet", "results-smoke/mlflow.json",
+         "results-smoke/faces/shards/train-0.tar",
          "--configfile", "workflow/configs/smoke.yaml"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300,
         env=os.environ | {"PATH": PATH},
@@ -34,4 +34,4 @@ def test_jobs_run_through_slurm(tmp_path):
         pytest.skip(result.stdout.strip())
     assert result.returncode == 0, result.stdout
     assert result.stdout.count("has been submitted with SLURM jobid") == 2
-    assert (tmp_path / "results-smoke" / "mlflow.json").is_file()
+    assert (tmp_path / "results-smoke" / "faces" / "shards" / "train-0.tar").is_file()

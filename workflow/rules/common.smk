@@ -21,13 +21,32 @@ COMMAND_PATHS = f"export PYTHONPATH={shlex.quote(str(BASE))}; " + (
 )
 shell.prefix(COMMAND_PATHS.replace("{", "{{").replace("}", "}}"))
 
-sys.path.insert(0, str(BASE / "workflow" / "scripts"))
-from lease_gpus import list_devices
+sys.path.insert(0, str(BASE))
+from lanit.address import database_path, ui_command
+from lanit.config import digest
 
-GPUS = list_devices()
 RESULTS = config["results"]
 STORE = config["tracking"]["uri"] or f"sqlite:///{RESULTS}/mlflow.db"
-SPLITS = ("train", "test")  # what methods see; a third split, pretrain, teaches the demo's CLIP and the judge
+# What trainings and scores are told of MLflow.
+TRACK = json.dumps({"uri": STORE, "sweep": config["sweep"]}, ensure_ascii=False)
+# What a profile or the command line says of rule train holds for its twin.
+for given in (workflow.resource_settings.overwrite_resources, workflow.resource_settings.overwrite_threads):
+    if "train" in given:
+        given.setdefault("train_prompts", given["train"])
+SPLITS = ("train", "val", "test", "pretrain")
+# Of jobs that could start, which do first: what others wait for, then the longest.
+PRIORITY = {
+    "shards": 100,
+    "clip": 90,
+    "judge": 85,
+    "embed": 80,
+    "labels": 70,
+    "train": 60,
+    "short_train": 40,
+    "score": 20,
+    "report": 10,
+}
+SEEN = ("train", "val", "test")  # what methods see; pretrain teaches the demo's CLIP and the judge
 
 
 wildcard_constraints:
@@ -37,7 +56,8 @@ wildcard_constraints:
     labeller="|".join(config["labellers"]),
     texts="texts(-.+)?",
     variant="|".join(VARIANTS),
-    split="|".join((*SPLITS, "pretrain")),
+    external="|".join(config["external"]) or "(?!)",
+    split="|".join(SPLITS),
     shard=r"\d+",
     n=r"\d+",
     seed=r"\d+",
@@ -48,15 +68,37 @@ def as_json(**options):
     return json.dumps(options, sort_keys=True)
 
 
+class Told:
+    """Options that a command is told without being run again where they change: Snakemake compares plain values alone."""
+
+    def __init__(self, text="", **options):
+        self.text = text or as_json(**options)
+
+    def __str__(self):
+        return self.text
+
+
 def results(path):
     """A path in the folder of results."""
     return f"{RESULTS}/{path}"
 
 
+RUN = results("{dataset}/{variant}-n{n}/seed{seed}")
+
+
+def run_file(name):
+    """A file in the folder of a run."""
+    return f"{RUN}/{name}"
+
+
 def get_sharding(wildcards):
     """Options of the shard stage."""
-    dataset = config["dataset"][wildcards.dataset]
-    return {"name": wildcards.dataset} | {key: dataset[key] for key in ("source", "size", "shards", "max_damaged")}
+    return describe_sharding(wildcards.dataset)
+
+
+def get_scored(wildcards):
+    """What will be scored on a dataset: the shard stage looks whether it is there."""
+    return Told(**describe_scored(wildcards.dataset))
 
 
 def get_domains(wildcards):
@@ -78,11 +120,16 @@ def get_shards(wildcards, ending, splits=None):
     return [f"{folder}/{split}-{i}{ending}" for split in splits or shards for i in range(shards[split])]
 
 
-def get_embeddings(wildcards, splits=SPLITS):
-    """Files of the images' embeddings."""
+def get_tars(wildcards, split):
+    """The tars of a split that the dataset has."""
+    return get_shards(wildcards, ".tar", [split])
+
+
+def get_embeddings(wildcards, splits=SEEN):
+    """Files of the images' embeddings, of those splits that the dataset has."""
     shards, clip = config["dataset"][wildcards.dataset]["shards"], config["dataset"][wildcards.dataset]["clip"]
     folder = f"{RESULTS}/{wildcards.dataset}/embeddings/{clip}"
-    return [f"{folder}/{split}-{i}.safetensors" for split in splits for i in range(shards[split])]
+    return [f"{folder}/{split}-{i}.safetensors" for split in splits for i in range(shards.get(split, 0))]
 
 
 def get_texts(wildcards):
@@ -109,9 +156,9 @@ def clip_of(wildcards):
 def get_clip(wildcards):
     """CLIP options: an open_clip model by name or file, its weights by tag or file, and how they see images."""
     clip = config["clip"][clip_of(wildcards)]
-    if "train" in clip:
-        return {"model": clip["model"], "pretrained": f"{RESULTS}/clip/{clip_of(wildcards)}/clip.safetensors"}
-    return {key: value for key, value in clip.items() if value is not None}
+    trained = f"{RESULTS}/clip/{clip_of(wildcards)}/clip.safetensors"
+    given = {key: value for key, value in clip.items() if key != "train" and value is not None}
+    return given | ({"pretrained": trained} if "train" in clip else {})
 
 
 def get_clip_files(wildcards):
@@ -123,8 +170,8 @@ def get_clip_files(wildcards):
 
 
 def get_features(wildcards):
-    """Features options: a judge trained here, or Inception by its weights."""
-    name = config["dataset"][wildcards.dataset]["features"]
+    """Features options: a judge trained here, or Inception by its weights; the rule's own, or the dataset's."""
+    name = wildcards.get("features") or config["dataset"][wildcards.dataset]["features"]
     features = config["features"][name]
     if features["kind"] == "judge":
         return {"kind": "judge", "weights": f"{RESULTS}/{wildcards.dataset}/features/{name}/judge.safetensors"}
@@ -136,12 +183,19 @@ def get_features_files(wildcards):
 
 
 def get_real_features(wildcards):
-    return f"{RESULTS}/{wildcards.dataset}/features/{config['dataset'][wildcards.dataset]['features']}/test.safetensors"
+    """Features of the real images of the split that is scored."""
+    folder = f"{RESULTS}/{wildcards.dataset}/features/{config['dataset'][wildcards.dataset]['features']}"
+    return f"{folder}/{config['evaluate']['split']}.safetensors"
 
 
-def is_labelled(wildcards):
-    """Does the variant train on pseudo labels?"""
-    return VARIANTS[wildcards.variant]["method"] in LABELLED
+def get_supervision(variant):
+    """What the variant's method may read beside images: text, truth or none."""
+    return METHODS[VARIANTS[variant]["method"]].supervision
+
+
+def is_labelled(variant):
+    """Does the variant train on labels?"""
+    return METHODS[VARIANTS[variant]["method"]].is_labelled
 
 
 def learns_prompts(variant):
@@ -149,22 +203,21 @@ def learns_prompts(variant):
     return VARIANTS[variant].get("prompts") == "learned"
 
 
-def get_labels(wildcards):
+def get_labels(wildcards, split="train"):
     """Files of the label stage that a variant trains on; none where it learns without."""
-    if not is_labelled(wildcards):
+    supervision = get_supervision(wildcards.variant)
+    if supervision == "none":
         return []
-    return list_labels(f"{RESULTS}/{wildcards.dataset}/labels/{VARIANTS[wildcards.variant]['labeller']}-n{wildcards.n}")
+    folder = f"{RESULTS}/{wildcards.dataset}/labels/{VARIANTS[wildcards.variant]['labeller']}-n{wildcards.n}"
+    return [f"{folder}/{split}.parquet"] + ([f"{folder}/texts.safetensors"] if supervision == "text" else [])
 
 
 def get_labels_of_run(wildcards):
-    """The labels that go with a trained run: those of its own prompts where these have learned."""
+    """The labels that a trained run is translated by: those of its own prompts where these have learned."""
+    split = config["evaluate"]["split"]
     if not learns_prompts(wildcards.variant):
-        return get_labels(wildcards)
-    return list_labels(f"{RESULTS}/{wildcards.dataset}/{wildcards.variant}-n{wildcards.n}/seed{wildcards.seed}/labels")
-
-
-def list_labels(folder):
-    return [f"{folder}/train.parquet", f"{folder}/test.parquet", f"{folder}/texts.safetensors"]
+        return get_labels(wildcards, split)
+    return [run_file(f"labels/{name}").format(**wildcards) for name in (f"{split}.parquet", "texts.safetensors")]
 
 
 def as_argument(name, paths):
@@ -193,7 +246,28 @@ def get_training(wildcards):
         "size": dataset["size"],
         **{key: value for key, value in variant.items() if key not in CHOICES},
     }
-    return options | {"language": get_language(wildcards)} if is_labelled(wildcards) else options
+    if "perceptual" in variant.get("settings", {}):
+        options["settings"] = variant["settings"] | {"perceptual": get_perceptual(wildcards)}
+    return options | {"language": get_language(wildcards)} if get_supervision(wildcards.variant) == "text" else options
+
+
+def get_perceptual(wildcards):
+    """What a variant's perceptual distance is told: the dataset's CLIP or judge, where it names none of its own."""
+    given = VARIANTS[wildcards.variant].get("settings", {}).get("perceptual", {})
+    if given.get("kind") == "clip" and "clip" not in given:
+        return given | {"clip": get_clip(wildcards)}
+    if given.get("kind") == "judge" and "weights" not in given:
+        return given | {"weights": get_features(wildcards)["weights"]}
+    return given
+
+
+def get_perceptual_files(wildcards):
+    """The files among it: a training waits for them."""
+    given, own = get_perceptual(wildcards), VARIANTS[wildcards.variant].get("settings", {}).get("perceptual", {})
+    clip = []
+    if given.get("clip"):
+        clip = list_files(own["clip"]["model"], own["clip"].get("pretrained")) if "clip" in own else get_clip_files(wildcards)
+    return clip + [value for value in (given.get("weights"), given.get("linear")) if is_file_name(value)]
 
 
 def get_language(wildcards):
@@ -206,6 +280,14 @@ def get_language(wildcards):
         "prompts": variant["prompts"],
         "uncovered": variant["uncovered"],
     }
+
+
+def get_clip_tars(wildcards):
+    """The tars that a small CLIP learns from."""
+    dataset = config["clip"][wildcards.clip]["train"]["dataset"]
+    return [
+        f"{RESULTS}/{dataset}/shards/pretrain-{i}.tar" for i in range(config["dataset"][dataset]["shards"]["pretrain"])
+    ]
 
 
 def get_clip_training(wildcards):
@@ -221,6 +303,29 @@ def get_translation(wildcards):
     return {"protocol": config["evaluate"], "classes": classes, "features": get_features(wildcards)}
 
 
+def get_external(wildcards):
+    """Options of an external system: what it is called, and those of a translation."""
+    title = config["external"][wildcards.external]["title"]
+    return {"name": wildcards.external, "title": title, "dataset": wildcards.dataset, **get_translation(wildcards)}
+
+
+def get_external_files(wildcards):
+    """Its translations and, where there is one, their table."""
+    external = config["external"][wildcards.external]
+    return {"images": external["images"], "table": [external["table"]] if external["table"] else []}
+
+
+def get_external_state(wildcards):
+    """Stands for what its folder holds: a file that is replaced leaves the folder's own time as it was."""
+    files = filter(Path.is_file, Path(config["external"][wildcards.external]["images"]).rglob("*"))
+    return digest(sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+def get_pairs(wildcards):
+    """Options of what other systems are asked to translate."""
+    return {key: value for key, value in get_translation(wildcards).items() if key != "features"}
+
+
 def get_scoring(wildcards):
     """Options of a run's scores."""
     return {"protocol": config["evaluate"]}
@@ -229,7 +334,7 @@ def get_scoring(wildcards):
 def get_runs(ending, variants=None):
     """One file of every run of the sweep, or of those of some variants."""
     return [
-        f"{RESULTS}/{dataset}/{variant}-n{n}/seed{seed}/{ending}"
+        run_file(ending).format(dataset=dataset, variant=variant, n=n, seed=seed)
         for dataset in config["datasets"]
         for variant in (config["methods"] if variants is None else variants)
         for n in config["domains"]
@@ -237,25 +342,57 @@ def get_runs(ending, variants=None):
     ]
 
 
+def get_externals(ending):
+    """One file of every external system of the sweep."""
+    return [
+        f"{RESULTS}/{dataset}/external/{name}/{ending}"
+        for dataset in config["datasets"]
+        for name, external in config["external"].items()
+        if external["dataset"] == dataset
+    ]
+
+
 def get_runs_with_learned_prompts(ending):
     return get_runs(ending, list(filter(learns_prompts, config["methods"])))
 
 
-def get_qualities(wildcards):
+def get_qualities(wildcards=None):
     """How good the labels of every labeller are, for every N, and those of prompts that have learned."""
     return [
         f"{RESULTS}/{dataset}/labels/{labeller}-n{n}/quality.json"
         for dataset in config["datasets"]
-        for labeller in config["labellers"]
+        for labeller, rule in config["labellers"].items()
+        if rule["kind"] != "truth"
         for n in config["domains"]
     ] + get_runs_with_learned_prompts("labels/quality.json")
 
 
-def describe_results():
-    """Where everything is, to print at the end."""
+def get_sweep(wildcards=None):
+    """Every file that tables rest on: asked for by name, one that was lost is made again though they are there."""
+    runs = [
+        path for name in ("model.safetensors", "run.json", "scores.json", "pictures.npz") for path in get_runs(name)
+    ]
+    externals = [path for name in ("run.json", "scores.json", "pictures.npz") for path in get_externals(name)]
+    return runs + externals + get_qualities()
+
+
+def is_store_lost():
+    """Is the store's database gone, of which there is a record?"""
+    database = database_path(STORE)
+    return database is not None and not database.exists() and Path(results("mlflow.json")).exists()
+
+
+def list_missing(paths):
+    return [path for path in paths if not Path(path).exists()]
+
+
+def describe_results(paths):
+    """Where everything is, to print at the end; or, where one of the sweep's files is not, what is missing."""
+    if missing := list_missing(paths):
+        return f"Not the whole sweep: {len(missing)} of its {len(paths)} files are not there, such as {missing[0]}."
     return f"""
 Tables    {RESULTS}/tables/comparison.md (also .csv and .tex; table1, table2, labels)
 Plots     {RESULTS}/plots/
 Pictures  {RESULTS}/pictures/
 Report    {RESULTS}/report.html
-MLflow    {Path(sys.executable).parent / "mlflow"} ui --backend-store-uri {STORE}    then open http://127.0.0.1:5000"""
+MLflow    {ui_command(STORE, str(Path(sys.executable).parent / "mlflow"))}    then open http://127.0.0.1:5000"""

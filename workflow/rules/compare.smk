@@ -1,28 +1,13 @@
-# The MLflow store, made once before anything logs into it, and everything that is read at the end.
-
-
-rule track:
-    output:
-        results("mlflow.json"),
-    log:
-        results("logs/track.log"),
-    priority: 100
-    conda:
-        "../../envs/lanit.yaml"
-    params:
-        options=as_json(uri=STORE, sweep=config["sweep"], datasets=config["datasets"]),
-    message:
-        "Make the MLflow store"
-    shell:
-        "python -m lanit track --options {params.options:q} --output {output:q} &> {log:q}"
+# Everything that is read at the end, and MLflow, which then gets what it could not take before.
 
 
 rule compare:
     input:
-        scores=lambda wildcards: get_runs("scores.json"),
-        pictures=lambda wildcards: get_runs("pictures.npz"),
+        scores=lambda wildcards: get_runs("scores.json") + get_externals("scores.json"),
+        pictures=lambda wildcards: get_runs("pictures.npz") + get_externals("pictures.npz"),
         quality=get_qualities,
-        store=ancient(results("mlflow.json")),
+        metrics=get_runs("metrics.jsonl"),
+        prompts=get_runs_with_learned_prompts("prompts.json"),
     output:
         tables=report(
             expand(results("tables/{table}.{ending}"), table=["comparison", "table1", "table2"], ending=["md", "tex"])
@@ -46,14 +31,36 @@ rule compare:
         "../../envs/lanit.yaml"
     params:
         options=as_json(sweep=config["sweep"]),
-        # Not inputs, for the training's rule leaves them unnamed: it appends to the one, and leaves the other only
-        # where prompts have learned.
-        metrics=get_runs("metrics.jsonl"),
-        prompts=as_argument("--prompts", get_runs_with_learned_prompts("prompts.json")),
+        track=TRACK,  # the report says how to open the store
+        prompts=lambda wildcards, input: as_argument("--prompts", input.prompts),
         folder=subpath(output.report, parent=True),
     message:
         "Compare: tables, plots, pictures and report"
     shell:
         "python -m lanit compare --options {params.options:q} --scores {input.scores:q} --quality {input.quality:q} "
-        "--pictures {input.pictures:q} --metrics {params.metrics:q} {params.prompts:q} --output {params.folder:q} "
-        "--track {input.store:q} &> {log:q}"
+        "--pictures {input.pictures:q} --metrics {input.metrics:q} {params.prompts:q} --output {params.folder:q} "
+        "--track {params.track:q} &> {log:q}"
+
+
+# Nothing depends on the store: what is due here hides no job, and a store that cannot be reached costs no result.
+rule track:
+    input:
+        runs=lambda wildcards: get_runs("run.json") + get_externals("run.json"),
+        scores=lambda wildcards: get_runs("scores.json") + get_externals("scores.json"),
+        report=rules.compare.output.report,
+    output:
+        results("mlflow.json"),
+    log:
+        results("logs/track.log"),
+    conda:
+        "../../envs/lanit.yaml"
+    params:
+        options=as_json(uri=STORE, sweep=config["sweep"], datasets=config["datasets"]),
+        folders=lambda wildcards, input: [str(Path(path).parent) for path in input.runs],
+        comparison=subpath(input.report, parent=True),
+        lost=is_store_lost(),  # what it had is entered in a new one
+    message:
+        "Enter in MLflow what its store has not got yet"
+    shell:
+        "python -m lanit track --options {params.options:q} --runs {params.folders:q} "
+        "--comparison {params.comparison:q} --output {output:q} &> {log:q}"

@@ -6,13 +6,12 @@ import jsonschema
 import yaml
 from snakemake.utils import validate
 
-sys.path.insert(0, str(BASE))  # the checkout beside the Snakefile: what a key may hold is said once, by who reads it
+sys.path.insert(0, str(BASE))  # the checkout beside the Snakefile, installed or not
+from lanit.catalogue import METHODS
 from lanit.config import LanitError
 from lanit.config import parse as parse_options  # Snakemake has a parse of its own here
 from lanit.language.clip_options import ClipOptions, is_path, list_files
 
-METHODS = ("lanit", "tunit")
-LABELLED = ("lanit",)  # the methods that train on pseudo labels
 CHOICES = ("labeller", "prompts", "uncovered")  # what they may be told of these, for the whole sweep or a variant
 
 
@@ -80,13 +79,18 @@ def check_dataset(name):
     check_clip(dataset["clip"])
     if features["kind"] == "judge" and "pretrain" not in dataset["shards"]:
         fail(f"features.{dataset['features']}", f"is a judge, which needs split pretrain in {where}.shards")
+    if config["evaluate"]["split"] not in dataset["shards"]:
+        fail(
+            "evaluate.split",
+            f"is {config['evaluate']['split']!r}, which {where}.shards lacks: give it one, and its images",
+        )
     check_files(where, dataset, clip, features)
 
 
 def check_clip(name):
     """A CLIP is given, with its files, or trained; and how its weights see images is told of what was given alone."""
     clip, where = config["clip"][name], f"clip.{name}"
-    told = {key: value for key, value in clip.items() if key not in ("model", "pretrained", "train")}
+    told = {key: value for key, value in clip.items() if key not in ("model", "pretrained", "train", "resize")}
     told = {key: value for key, value in told.items() if value is not None}
     if "train" in clip:
         if clip["pretrained"] is not None:
@@ -100,7 +104,7 @@ def check_clip(name):
     if clip["pretrained"] is None and not is_path(clip["model"]):
         fail(where, "must hold either `pretrained` (a tag, a file or a folder) or `train`")
     try:
-        parse_options(ClipOptions, {"model": clip["model"], "pretrained": clip["pretrained"], **told}, where)
+        parse_options(ClipOptions, {key: value for key, value in clip.items() if value is not None}, where)
         list_files(clip["model"], clip["pretrained"])
     except LanitError as error:
         fail(where, f"cannot be used: {error}")
@@ -122,9 +126,35 @@ def check_files(where, dataset, clip, features):
             fail(key, f"names {value}, where no file is; put it there or give its place")
 
 
+def describe_sharding(name):
+    """Options of the shard stage."""
+    return {"name": name} | {key: config["dataset"][name][key] for key in ("source", "size", "shards", "max_damaged")}
+
+
+def describe_scored(name):
+    """What will be scored on a dataset."""
+    return {"classes": config["dataset"][name]["classes"]} | {key: config["evaluate"][key] for key in ("k", "split")}
+
+
+def check_data(name):
+    """What the images can tell, where they are known already; where not, the shard stage says it first of all."""
+    card = Path(config["results"], name, "dataset.json")
+    if not card.exists():
+        return
+    from lanit.config import LanitError, digest, parse
+    from lanit.data.scored import check_card, parse_scored
+    from lanit.data.shard import ShardOptions
+
+    try:
+        options = digest(parse(ShardOptions, describe_sharding(name)))
+        check_card(card, options, parse_scored(describe_scored(name)), config["dataset"][name]["source"])
+    except LanitError as error:
+        fail(f"dataset.{name}", f"cannot be scored: {error}")
+
+
 def find_paths(source):
-    """The folders and the table among a source's options."""
-    keys = ("root", "train", "test", "pretrain", "images", "table")
+    """The folders and the tables among a source's options."""
+    keys = ("root", "train", "val", "test", "pretrain", "images", "table", "partition", "identities")
     return [source[key] for key in keys if isinstance(source.get(key), str)]
 
 
@@ -133,11 +163,35 @@ def check_configuration():
     for i, name in enumerate(config["datasets"]):
         pick(f"datasets[{i}]", name, config["dataset"])
         check_dataset(name)
+        check_data(name)
     pick("labeller", config["labeller"], config["labellers"])
     variants = [name for name in config["train"] if name != "images"]
     for i, name in enumerate(config["methods"]):
         pick(f"methods[{i}]", name, variants)
+    for name in config["external"]:
+        check_external(name)
     return {name: resolve_variant(name) for name in variants}
+
+
+def check_external(name):
+    """Another system has a name and a title of its own, and the translations of those in the sweep are there."""
+    external, where = config["external"][name], f"external.{name}"
+    pick(f"{where}.dataset", external["dataset"], config["dataset"])
+    if name in config["train"] or name in METHODS:
+        fail(where, "has the name of what is trained here; choose another")
+    titles = {key: other["title"] for key, other in config["external"].items() if key != name}
+    if external["title"] in titles.values():
+        fail(f"{where}.title", f"is {external['title']!r}, which is another's too; tables would not tell them apart")
+    if external["dataset"] not in config["datasets"]:
+        return
+    if not Path(external["images"]).is_dir():
+        fail(
+            f"{where}.images",
+            f"names {external['images']}, where no folder is; put the translations there or give their place "
+            f"(`snakemake {config['results']}/{external['dataset']}/pairs` writes what there is to translate)",
+        )
+    if external["table"] is not None and not Path(external["table"]).is_file():
+        fail(f"{where}.table", f"names {external['table']}, where no file is; put it there or give its place")
 
 
 def resolve_variant(name):
@@ -146,11 +200,21 @@ def resolve_variant(name):
     where, method = f"train.{name}", options["method"]
     if "batch" not in options:
         fail(f"{where}.batch", "is missing: give the number of source images a step")
-    if method in LABELLED:
-        options = {choice: config[choice] for choice in CHOICES} | options
+    supervision = METHODS[method].supervision
+    defaults = {
+        "text": {choice: config[choice] for choice in CHOICES},
+        "truth": {"labeller": "truth"},
+        "none": {},
+    }[supervision]
+    if told := [choice for choice in CHOICES if choice in options and choice not in defaults]:
+        without = "labels" if supervision == "none" else "language"
+        fail(f"{where}.{told[0]}", f"is of no use to {method}, which trains without {without}; drop it")
+    options = defaults | options
+    if "labeller" in options:
         pick(f"{where}.labeller", options["labeller"], config["labellers"])
-    elif told := [choice for choice in CHOICES if choice in options]:
-        fail(f"{where}.{told[0]}", f"is of no use to {method}, which trains without labels; drop it")
+        if (config["labellers"][options["labeller"]]["kind"] == "truth") != (supervision == "truth"):
+            may = "labels of truth alone" if supervision == "truth" else "no truth"
+            fail(f"{where}.labeller", f"names {options['labeller']!r}, and {method} may read {may}; name another")
     return options
 
 

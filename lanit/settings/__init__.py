@@ -1,0 +1,1 @@
+"""What a user may set of each method, in dataclasses that need no torch."""

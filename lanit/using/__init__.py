@@ -1,0 +1,1 @@
+"""A trained model on one's own pictures: apart from scoring."""
