@@ -68,6 +68,12 @@ class Score:
         """Was this translated elsewhere, by another system?"""
         return self.method == EXTERNAL
 
+    def measured(self, metric: str) -> float:
+        """The mean of a metric that every protocol tells: mFID, density or coverage."""
+        value = self.mean[metric]
+        assert value is not None, f"scores without {metric} are not read"
+        return value
+
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
