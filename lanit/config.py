@@ -73,7 +73,9 @@ def read_options(text: str) -> dict[str, Any]:
     import yaml
 
     try:
-        value = yaml.safe_load(path.read_text())
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise LanitError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from None
     except yaml.YAMLError as error:
         raise LanitError(f"{path} is not valid YAML or JSON ({' '.join(str(error).split())})") from None
     if not isinstance(value, dict):

@@ -47,6 +47,34 @@ MISTAKES = [
         {"clip": {"faces": {"model": "clip.json"}}},
         r"clip\.faces\.model names clip\.json, where no file is; put it there or give its place",
     ),
+    (
+        {"clip": {"faces": {"mean": [0.5, 0.5, 0.5]}}},
+        r"clip\.faces\.mean is of weights that are given; a CLIP that is trained here knows: drop it",
+    ),
+    (
+        {"clip": {"mine": {"model": "ViT-B-32", "pretrained": "x.pt"}}, "dataset": {"faces": {"clip": "mine"}}},
+        r"clip\.mine cannot be used: no CLIP checkpoint at x\.pt; put the weights of ViT-B-32 there or give their path",
+    ),
+    (
+        {"clip": {"mine": {"model": "ViT-B-32"}}, "dataset": {"faces": {"clip": "mine"}}},
+        r"clip\.mine must hold either `pretrained` \(a tag, a file or a folder\) or `train`",
+    ),
+    (
+        {"clip": {"mine": {"model": "tests/"}}, "dataset": {"faces": {"clip": "mine"}}},
+        r"clip\.mine cannot be used: tests holds no open_clip_config\.json; put it there, or give clip\.model .*",
+    ),
+    (
+        {
+            "clip": {"mine": {"model": "ViT-B-32", "pretrained": "openai", "std": [0, 0, 0]}},
+            "dataset": {"faces": {"clip": "mine"}},
+        },
+        r"clip\.mine cannot be used: clip\.std must hold three values from 0\.001 to 1, .*",
+    ),
+    ({"clip": {"faces": {"mean": [127, 127, 127]}}}, r"clip\.faces\.mean\.0 is wrong: 127 is greater than .*"),
+    (
+        {"clip": {"faces": {"quickgelu": True}}},
+        r"clip\.faces\.quickgelu is not a key here; did you mean 'quick_gelu'\?",
+    ),
     ({"train": {"lanit": {"batch": 0}}}, r"train\.lanit\.batch is wrong: 0 is less than the minimum of 1"),
     ({"train": {"lanit-top1": {"like": "lanit"}}}, r"train is wrong: 'lanit-top1' does not match .*"),
     (
@@ -210,6 +238,29 @@ def test_a_training_is_given_its_variants_options(snakemake):
     assert "embeddings" not in commands["lanit"] and "labels" not in commands["tunit"]
     assert commands["lanit"]["labels"] == ["results/faces/labels/adaptive-n4"]
     assert commands["bold"]["labels"] == ["results/faces/labels/top3-n4"]
+
+
+def test_how_a_clip_sees_is_part_of_every_command_that_loads_it_and_its_files_are_their_inputs(snakemake, tmp_path):
+    """What is given alone: a key more would plan finished stages anew."""
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    for name in ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json", "README.md"):
+        (hub / name).write_text("{}")
+    told = {"mean": [0.5, 0.5, 0.5], "interpolation": "bilinear", "quick_gelu": False}
+    given = {"clip": {"mine": {"model": "hub"} | told}, "dataset": {"faces": {"clip": "mine"}}}
+    overlay = given | {"methods": ["lanit"], "domains": [4]}
+    calls = planned(snakemake, "lanit embed", "lanit train", overlays=[overlay])
+    clips = [call["options"].get("clip") or call["options"]["language"]["clip"] for call in calls]
+    assert len(clips) == 5 and all(clip == {"model": "hub"} | told for clip in clips)
+    made = tmp_path / "results" / "faces" / "embeddings" / "mine" / "texts.safetensors"
+    made.parent.mkdir(parents=True)
+    made.write_bytes(b"of before the files were changed")
+    os.utime(made, (0, 10**9))
+    changed = snakemake("--dry-run", str(made.relative_to(tmp_path)), overlays=[overlay]).stdout
+    reason = re.search("Updated input files: (.*)", changed)[1]
+    assert set(reason.split(", ")) == {
+        "hub/open_clip_config.json", "hub/open_clip_model.safetensors", "hub/tokenizer.json"
+    }  # fmt: skip
 
 
 def test_another_system_stands_beside_the_methods_once_a_dataset(snakemake, tmp_path):

@@ -154,16 +154,19 @@ def clip_of(wildcards):
 
 
 def get_clip(wildcards):
-    """CLIP options: an open_clip model by name or JSON file, and its weights by tag or file."""
+    """CLIP options: an open_clip model by name or file, its weights by tag or file, and how they see images."""
     clip = config["clip"][clip_of(wildcards)]
     trained = f"{RESULTS}/clip/{clip_of(wildcards)}/clip.safetensors"
-    options = {"model": clip["model"], "pretrained": trained if "train" in clip else clip["pretrained"]}
-    return options | {key: clip[key] for key in ("resize",) if key in clip}
+    given = {key: value for key, value in clip.items() if key != "train" and value is not None}
+    return given | ({"pretrained": trained} if "train" in clip else {})
 
 
 def get_clip_files(wildcards):
     """The files among them: a model that changes makes everything that came of it anew."""
-    return [value for value in get_clip(wildcards).values() if is_file_name(value)]
+    clip = get_clip(wildcards)
+    if "train" in config["clip"][clip_of(wildcards)]:  # not there yet
+        return [value for value in clip.values() if is_file_name(value)]
+    return list_files(clip["model"], clip.get("pretrained"))
 
 
 def get_features(wildcards):
@@ -260,9 +263,11 @@ def get_perceptual(wildcards):
 
 def get_perceptual_files(wildcards):
     """The files among it: a training waits for them."""
-    given = get_perceptual(wildcards)
-    values = [*(given.get("clip") or {}).values(), given.get("weights"), given.get("linear")]
-    return [value for value in values if is_file_name(value)]
+    given, own = get_perceptual(wildcards), VARIANTS[wildcards.variant].get("settings", {}).get("perceptual", {})
+    clip = []
+    if given.get("clip"):
+        clip = list_files(own["clip"]["model"], own["clip"].get("pretrained")) if "clip" in own else get_clip_files(wildcards)
+    return clip + [value for value in (given.get("weights"), given.get("linear")) if is_file_name(value)]
 
 
 def get_language(wildcards):

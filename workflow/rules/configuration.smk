@@ -8,6 +8,9 @@ from snakemake.utils import validate
 
 sys.path.insert(0, str(BASE))  # the checkout beside the Snakefile, installed or not
 from lanit.catalogue import METHODS
+from lanit.config import LanitError
+from lanit.config import parse as parse_options  # Snakemake has a parse of its own here
+from lanit.language.clip_options import ClipOptions, is_path, list_files
 
 CHOICES = ("labeller", "prompts", "uncovered")  # what they may be told of these, for the whole sweep or a variant
 
@@ -35,7 +38,7 @@ def pick(key, name, known):
 def check_schema():
     """Name the wrong key in one sentence, then let Snakemake fill in the defaults."""
     schema = BASE / "workflow" / "schemas" / "config.schema.yaml"
-    errors = jsonschema.Draft202012Validator(yaml.safe_load(schema.read_text())).iter_errors(config)
+    errors = jsonschema.Draft202012Validator(yaml.safe_load(schema.read_text(encoding="utf-8"))).iter_errors(config)
     for error in sorted(errors, key=lambda error: ([str(part) for part in error.absolute_path], error.validator)):
         key = ".".join(str(part) for part in error.absolute_path)
         if error.validator == "additionalProperties":
@@ -73,8 +76,7 @@ def check_dataset(name):
                 f"clip.{dataset['clip']}.train",
                 "needs split pretrain in the `shards` of the dataset that it learns from",
             )
-    if ("train" in clip) == (clip["pretrained"] is not None):
-        fail(f"clip.{dataset['clip']}", "must hold either `pretrained` (a tag or a file) or `train`")
+    check_clip(dataset["clip"])
     if features["kind"] == "judge" and "pretrain" not in dataset["shards"]:
         fail(f"features.{dataset['features']}", f"is a judge, which needs split pretrain in {where}.shards")
     if config["evaluate"]["split"] not in dataset["shards"]:
@@ -83,6 +85,29 @@ def check_dataset(name):
             f"is {config['evaluate']['split']!r}, which {where}.shards lacks: give it one, and its images",
         )
     check_files(where, dataset, clip, features)
+
+
+def check_clip(name):
+    """A CLIP is given, with its files, or trained; and how its weights see images is told of what was given alone."""
+    clip, where = config["clip"][name], f"clip.{name}"
+    told = {key: value for key, value in clip.items() if key not in ("model", "pretrained", "train", "resize")}
+    told = {key: value for key, value in told.items() if value is not None}
+    if "train" in clip:
+        if clip["pretrained"] is not None:
+            fail(where, "must hold either `pretrained` (a tag, a file or a folder) or `train`")
+        if told:
+            fail(
+                f"{where}.{next(iter(told))}",
+                "is of weights that are given; a CLIP that is trained here knows: drop it",
+            )
+        return
+    if clip["pretrained"] is None and not is_path(clip["model"]):
+        fail(where, "must hold either `pretrained` (a tag, a file or a folder) or `train`")
+    try:
+        parse_options(ClipOptions, {key: value for key, value in clip.items() if value is not None}, where)
+        list_files(clip["model"], clip["pretrained"])
+    except LanitError as error:
+        fail(where, f"cannot be used: {error}")
 
 
 def check_files(where, dataset, clip, features):
@@ -94,8 +119,7 @@ def check_files(where, dataset, clip, features):
                 help = dataset["missing"] or "put the images there or give their place"
                 fail(f"{where}.source", f"names {path}, where nothing is; {help}")
     for key, value in (
-        (f"clip.{dataset['clip']}.model", clip["model"]),
-        (f"clip.{dataset['clip']}.pretrained", clip["pretrained"]),
+        (f"clip.{dataset['clip']}.model", clip["model"] if "train" in clip else None),
         (f"features.{dataset['features']}.weights", features["weights"]),
     ):
         if is_file_name(value) and not Path(value).is_file():
