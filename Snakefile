@@ -22,6 +22,12 @@ include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/compare.smk"
 
 
+# What takes a second, and what writes into one database: not worth a job on a cluster.
+localrules:
+    all,
+    track,
+
+
 rule all:
     default_target: True
     input:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from lanit.config import LanitError, parse
 
 Supervision = Literal["text", "truth", "none"]
+EXTERNAL = "external"  # stands for the method where translations were made elsewhere: they are all that is known
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,8 @@ def test_names_become_legal():
     assert legal_name("fid/5 o'clock (shadow)") == "fid/5 o_clock _shadow_"
     assert legal_name("../x//y") == "x/y"
     assert flatten({"a": {"b": {"c": None}}, "d": {}}) == {"a.b.c": "null", "d": "{}"}
-    assert score_metrics({"mean": {"mkid": float("nan")}, "per_class": {}}) == {}
+    assert score_metrics({"mean": {"mkid": float("nan")}, "per_class": {}, "clusters": None}) == {}
+    assert score_metrics({"clusters": {"nmi": 0.5, "ari": None}}) == {"clusters/nmi": 0.5}
 
 
 def test_mistakes_are_sentences(tmp_path, monkeypatch):

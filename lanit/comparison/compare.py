@@ -22,6 +22,7 @@ from lanit.comparison.inputs import (
     by_setting,
     dataset_name,
     file_name,
+    n_rank,
     picture_name,
     read_metrics,
     read_published,
@@ -84,17 +85,18 @@ def compare(
     grids = [(beside(path, all_scores), read_pictures(path)) for path in pictures]
     losses = [(beside(path, all_scores), read_metrics(path)) for path in metrics]
     learned = [(beside(path, all_scores), read_prompts(path)) for path in prompts]
-    counts = {score.domains for score in all_scores}
-    domains = options.domains or (PAPER_N if PAPER_N in counts else max(counts))
+    counts = {score.domains for score in all_scores if score.domains is not None}
+    domains = options.domains or (PAPER_N if PAPER_N in counts else max(counts, default=PAPER_N))
 
     comparison = tables.comparison_tables(all_scores)
     variants = tables.variant_tables(all_scores, domains)
+    clusters = tables.cluster_tables(all_scores)
     first = tables.table1(all_scores, published, domains)
     second = tables.table2(all_scores, published)
     labels = [tables.labels_summary(qualities), tables.labels_table(qualities)] if qualities else []
     folder = output / "tables"
     write_whole(folder / "comparison.csv", tables.comparison_csv(all_scores))
-    for name, group in (("comparison", [*variants, *comparison]), ("table1", first), ("table2", second)):
+    for name, group in (("comparison", [*variants, *comparison, *clusters]), ("table1", first), ("table2", second)):
         write_whole(folder / f"{name}.md", "\n".join(to_markdown(table) for table in group))
         latex = "\n".join(to_latex(table) for table in group)
         write_whole(folder / f"{name}.tex", "% \\usepackage{booktabs}\n" + latex)
@@ -117,7 +119,7 @@ def compare(
     title = "Comparison of translation methods" + (f" · {options.sweep}" if options.sweep else "")
     command = _ui_command(track) if track else None
     over = second if len(counts) > 1 else []  # at one N, Table 2 says what Table 1 does
-    headline, detail = [*variants, *first, *over, *labels[:1]], [*comparison, *labels[1:]]
+    headline, detail = [*variants, *first, *over, *labels[:1]], [*comparison, *clusters, *labels[1:]]
     write_whole(output / "report.html", render_report(title, all_scores, headline, detail, chapters, command))
     if track:
         try:
@@ -154,7 +156,9 @@ def _plots(dataset, scores, published, qualities, output: Path) -> list[Figure]:
     for index, ((_name, setting), group) in enumerate(
         item for item in by_setting(scores).items() if item[0][0] == dataset
     ):
-        counts = sorted({score.domains for score in group})
+        counts = sorted({score.domains for score in group if score.domains is not None})
+        if not counts:  # nothing but external systems, which the tables have
+            continue
         over = "against N" if len(counts) > 1 else f"at N = {counts[0]}"
         suffix = "" if index == 0 else f"-{setting[:6]}"
         paper = [row for row in published if row.dataset == dataset] if index == 0 else []
@@ -188,11 +192,14 @@ def _plots(dataset, scores, published, qualities, output: Path) -> list[Figure]:
 def _overview(dataset, grids, domains: int, options: CompareOptions, output: Path) -> list[Figure]:
     chosen: dict[str, tuple[Score, Pictures]] = {}
     for score, images in grids:  # in the order of reading, and of each variant the first seed
-        if score.domains == domains:
+        if score.domains in (domains, None):
             chosen.setdefault(score.variant, (score, images))
     if not chosen:
         return []
-    titled = [(f"{score.name}, N = {domains}", images) for score, images in chosen.values()]
+    titled = [
+        (score.name if score.is_external else f"{score.name}, N = {domains}", images)
+        for score, images in chosen.values()
+    ]
     png = _png(draw_overview(titled, options.overview_rows, options.overview_columns))
     caption = "Each source (first column) in the style of each reference (first row)."
     file = f"pictures/{file_name(dataset)}-overview.png"
@@ -200,10 +207,10 @@ def _overview(dataset, grids, domains: int, options: CompareOptions, output: Pat
 
 
 def _run_pictures(score: Score, images: Pictures, output: Path) -> tuple[str, list[Figure]]:
-    made = (
-        ("references", reference_grid(images), "Guided by a reference", "Sources down, references across."),
-        ("latents", latent_grid(images, score.method), "Guided by a latent code", "Sources down, domains across."),
-    )
+    made = [("references", reference_grid(images), "Guided by a reference", "Sources down, references across.")]
+    if images.latent_grid.shape[1]:
+        grid = latent_grid(images, score.method)
+        made.append(("latents", grid, "Guided by a latent code", "Sources down, domains across."))
     figures = [
         _figure(output, f"pictures/{picture_name(score, kind)}", title, caption, _png(draw(grid)))
         for kind, grid, title, caption in made
@@ -244,12 +251,12 @@ def _in_order(pairs: Sequence[tuple[Score, T]], dataset: str) -> list[tuple[Scor
     """Those of a dataset, in the order of reading."""
     return sorted(
         (pair for pair in pairs if pair[0].dataset == dataset),
-        key=lambda pair: (pair[0].domains, reading_rank(pair[0].method, pair[0].variant), pair[0].seed),
+        key=lambda pair: (n_rank(pair[0].domains), reading_rank(pair[0].method, pair[0].variant), pair[0].seed),
     )
 
 
 def _run_name(score: Score) -> str:
-    return f"{score.name}, N = {score.domains}, seed {score.seed}"
+    return score.name if score.is_external else f"{score.name}, N = {score.domains}, seed {score.seed}"
 
 
 def _relative(path: Path) -> str:

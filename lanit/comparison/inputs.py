@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lanit.catalogue import METHODS
+from lanit.catalogue import EXTERNAL, METHODS
 from lanit.config import LanitError, digest
 
 DATASETS = {"celeba_hq": "CelebA-HQ", "animal_faces_10": "AnimalFaces-10", "food_10": "Food-10"}
@@ -26,6 +26,7 @@ MEANS = (
     "source_rate_candidates",
     "kept_rate",
 )
+CLUSTERS = ("accuracy", "nmi", "ari", "purity", "largest_class", "images", "used")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,15 +37,16 @@ class Score:
     dataset: str
     method: str
     variant: str  # name of its set of options in the sweep; the method's name for the method itself
-    domains: int  # N
-    seed: int
+    domains: int | None  # N; an external system has none, no seed and no budget
+    seed: int | None
     protocol: Any  # JSON, complete
     features: Any  # JSON, complete
-    images_seen: int
-    train_seconds: float
+    images_seen: int | None
+    train_seconds: float | None
     code: str
     config: str
     mean: dict[str, float | None]  # the names in MEANS; None where the protocol cannot tell
+    clusters: dict[str, float | None]  # the names in CLUSTERS; empty for a method that finds no domains itself
     n_real: int  # images of the evaluation class that has fewest
     n_fake: int
     raw: dict[str, Any]
@@ -56,8 +58,21 @@ class Score:
 
     @property
     def name(self) -> str:
-        """Name of the variant in tables."""
+        """Name of the variant, or the title of an external system, in tables."""
+        if self.is_external:
+            return f"{self.raw['external']['title']} (external)"
         return variant_name(self.method, self.variant)
+
+    @property
+    def is_external(self) -> bool:
+        """Was this translated elsewhere, by another system?"""
+        return self.method == EXTERNAL
+
+    def measured(self, metric: str) -> float:
+        """The mean of a metric that every protocol tells: mFID, density or coverage."""
+        value = self.mean[metric]
+        assert value is not None, f"scores without {metric} are not read"
+        return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +108,8 @@ class Published:
 
 def picture_name(score: Score, kind: str) -> str:
     """File name of a run's grid, such as "faces-lanit-n10-seed0-references.png"."""
+    if score.is_external:
+        return f"{file_name(score.dataset)}-external-{file_name(score.variant)}-{kind}.png"
     return f"{file_name(score.dataset)}-{file_name(score.variant)}-n{score.domains}-seed{score.seed}-{kind}.png"
 
 
@@ -102,7 +119,7 @@ def file_name(name: str) -> str:
 
 
 def read_scores(paths: Iterable[Path]) -> list[Score]:
-    """Read `scores.json` files, sorted by dataset, N, variant (see `variant_rank`) and seed.
+    """Read `scores.json` files, sorted by dataset, N (external systems last), variant (see `variant_rank`) and seed.
 
     Raises:
         LanitError: a file is missing or malformed, or two files are of one run.
@@ -116,9 +133,7 @@ def read_scores(paths: Iterable[Path]) -> list[Score]:
         if key in seen:
             raise LanitError(f"{seen[key]} and {score.path} are scores of the same run and protocol; give one of them")
         seen[key] = score.path
-    return sorted(
-        scores, key=lambda score: (score.dataset, score.domains, variant_rank(score.method, score.variant), score.seed)
-    )
+    return sorted(scores, key=lambda s: (s.dataset, n_rank(s.domains), variant_rank(s.method, s.variant), s.seed))
 
 
 def read_qualities(paths: Iterable[Path]) -> list[Quality]:
@@ -136,7 +151,7 @@ def read_qualities(paths: Iterable[Path]) -> list[Quality]:
 
 def read_published() -> list[Published]:
     """The numbers printed in the LANIT paper (CVPR 2023), Tables 1 and 2; `style_aware` is Kim et al. (ICLR 2022)."""
-    text = resources.files("lanit.comparison").joinpath("published.csv").read_text()
+    text = resources.files("lanit.comparison").joinpath("published.csv").read_text(encoding="utf-8")
     return [
         Published(
             table=int(row["table"]),
@@ -156,7 +171,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """Read `metrics.jsonl`: one mapping a line; a last line that a crash cut off is left out."""
     lines = []
     try:
-        for text in Path(path).read_text().splitlines():
+        for text in Path(path).read_text(encoding="utf-8").splitlines():
             try:
                 lines.append(json.loads(text))
             except ValueError:
@@ -175,7 +190,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         LanitError: the file is missing or holds no mapping.
     """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise LanitError(f"{path} cannot be read ({error.strerror}); make it again with `lanit {what}`") from None
     except ValueError as error:
@@ -212,8 +227,13 @@ def variant_rank(method: str, variant: str) -> tuple[int, str, bool, str]:
 
 def reading_rank(method: str, variant: str) -> tuple[int, str, bool, str]:
     """The same with the methods the other way round, for what is read from the paper's own method on."""
-    rank, *rest = variant_rank(method, variant)
-    return -rank, *rest
+    rank, name, is_variant, variant = variant_rank(method, variant)
+    return rank if method == EXTERNAL else -rank, name, is_variant, variant
+
+
+def n_rank(domains: int | None) -> tuple[bool, int]:
+    """Key that sorts by N, and what has none last."""
+    return domains is None, domains or 0
 
 
 def dataset_name(dataset: str) -> str:
@@ -264,20 +284,24 @@ def _read_score(path: Path) -> Score:
                 raise ValueError(f"mean.{name} is missing or not finite")
         per_class = values["per_class"].values()
         domains = values["domains"]
+        external = values["method"] == EXTERNAL
+        if external and not {"title", "pairs", "of"} <= set(values["external"]):
+            raise ValueError("external lacks title, pairs or of")
         return Score(
             path=path,
             dataset=str(values["dataset"]),
             method=str(values["method"]),
             variant=str(values.get("variant") or values["method"]),
-            domains=domains if isinstance(domains, int) else len(domains),
-            seed=int(values["seed"]),
+            domains=None if external else domains if isinstance(domains, int) else len(domains),
+            seed=None if external else int(values["seed"]),
             protocol=values["protocol"],
             features=values["features"],
-            images_seen=int(values["images_seen"]),
-            train_seconds=float(values["train_seconds"]),
+            images_seen=None if external else int(values["images_seen"]),
+            train_seconds=None if external else float(values["train_seconds"]),
             code=str(values["code"]),
             config=str(values["config"]),
             mean=mean,
+            clusters=_read_clusters(values.get("clusters")),
             n_real=min(int(row["n_real"]) for row in per_class),
             n_fake=min(int(row["n_fake"]) for row in per_class),
             raw=values,
@@ -286,6 +310,13 @@ def _read_score(path: Path) -> Score:
         raise LanitError(f"{path} lacks {error}; make it again with `lanit evaluate scores`") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise LanitError(f"{path} is malformed ({error}); make it again with `lanit evaluate scores`") from None
+
+
+def _read_clusters(values: dict[str, Any] | None) -> dict[str, float | None]:
+    if values is None:
+        return {}
+    found = {name: _number(values[name], f"clusters.{name}") for name in CLUSTERS}
+    return found | {name: int(values[name]) for name in ("images", "used")}
 
 
 def _read_quality(path: Path) -> list[Quality]:

@@ -31,7 +31,7 @@ class Pictures:
     sources: np.ndarray  # (S, H, W, 3)
     references: np.ndarray  # (R, H, W, 3)
     reference_grid: np.ndarray  # (S, R, H, W, 3)
-    latent_grid: np.ndarray  # (S, N or K, H, W, 3)
+    latent_grid: np.ndarray  # (S, N or K, H, W, 3); no column of a system that was given nothing but pairs
     reference_classes: list[str]  # R
     domains: list[str]  # N
 
@@ -111,7 +111,6 @@ def read_pictures(path: Path) -> Pictures:
         and arrays["reference_grid"].shape == (len(sources), len(references), *image)
         and latents.ndim == 5
         and len(latents) == len(sources)
-        and latents.shape[1] > 0
         and latents.shape[2:] == image
         and arrays["reference_classes"].shape == (len(references),)
     )

@@ -11,7 +11,7 @@ from importlib import resources
 
 from lanit import __version__
 from lanit.comparison.inputs import Score, by_setting, dataset_name, features_name, protocol_name, reading_rank
-from lanit.comparison.render import Table
+from lanit.comparison.render import DASH, Table
 
 WIDEST = 1600  # pixels of an embedded picture
 PLOT_SCALE = 0.575  # of a plot's pixels: two narrow plots fill a line, and all plots have letters of one size
@@ -62,7 +62,7 @@ def render_report(
     """
     import jinja2
 
-    template = resources.files("lanit.comparison").joinpath("report.html").read_text()
+    template = resources.files("lanit.comparison").joinpath("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -89,15 +89,15 @@ def _runs(scores: Sequence[Score]) -> list[dict[str, str]]:
             {
                 "dataset": dataset_name(dataset),
                 "methods": ", ".join(methods),
-                "domains": ", ".join(map(str, sorted({s.domains for s in group}))),
-                "seeds": ", ".join(map(str, sorted({s.seed for s in group}))),
+                "domains": ", ".join(map(str, sorted({s.domains for s in group if s.domains is not None}))),
+                "seeds": ", ".join(map(str, sorted({s.seed for s in group if s.seed is not None}))),
                 "runs": str(len(group)),
                 "protocol": protocol_name(group[0]),
                 "features": features_name(group[0]),
                 "setting": setting[:6],
-                "images": _range([s.images_seen for s in group]),
+                "images": _range([s.images_seen for s in group if s.images_seen is not None]),
                 "classes": f"≥ {min(s.n_real for s in group):,} / {min(s.n_fake for s in group):,}",
-                "minutes": f"{sum(s.train_seconds for s in group) / 60:.0f}",
+                "minutes": f"{sum(s.train_seconds or 0 for s in group) / 60:.0f}",
             }
         )
     return rows
@@ -114,6 +114,8 @@ def _settings(scores: Sequence[Score]) -> list[tuple[str, str]]:
 
 
 def _range(values: Sequence[int]) -> str:
+    if not values:
+        return DASH
     low, high = min(values), max(values)
     return f"{low:,}" if low == high else f"{low:,} – {high:,}"
 

@@ -11,8 +11,9 @@ import io
 import statistics
 from collections.abc import Iterable, Sequence
 
-from lanit.catalogue import METHODS
+from lanit.catalogue import EXTERNAL, METHODS
 from lanit.comparison.inputs import (
+    CLUSTERS,
     MEANS,
     Published,
     Quality,
@@ -20,6 +21,7 @@ from lanit.comparison.inputs import (
     by_setting,
     dataset_name,
     features_name,
+    n_rank,
     protocol_name,
     setting_name,
     variant_name,
@@ -37,6 +39,7 @@ COMPARISON_COLUMNS = (
     "features",
     "setting",
     *MEANS,
+    *(f"cluster_{name}" for name in CLUSTERS),
     "images_seen",
     "train_seconds",
     "n_real",
@@ -54,6 +57,14 @@ VARIANT_COLUMNS = (  # heading, metric, factor, digits, is more better?
     ("… of candidates % ↑", "hit_rate_candidates", 100, 1, True),
     ("Kept % ↑", "kept_rate", 100, 1, True),
 )
+CLUSTER_COLUMNS = (  # heading, score, factor, digits
+    ("Accuracy % ↑", "accuracy", 100, 1),
+    ("NMI ↑", "nmi", 1, 3),
+    ("ARI ↑", "ari", 1, 3),
+    ("Purity % ↑", "purity", 100, 1),
+    ("Largest class %", "largest_class", 100, 1),
+    ("Used", "used", 1, 1),
+)
 SUPERVISION = {"truth": "labels", "text": "text", "none": "none"}  # as the paper's tables call it
 PAPER_NOTE = [
     "The columns (paper) are the numbers printed there, measured with Inception features under the authors' own "
@@ -66,7 +77,8 @@ def comparison_csv(scores: Sequence[Score]) -> str:
     """Every run, one a row, in full precision; an empty field is a number that the protocol cannot tell."""
     rows = []
     for score in scores:
-        row = {name: getattr(score, name) for name in COMPARISON_COLUMNS if name not in MEANS}
+        row: dict[str, object] = {f"cluster_{name}": score.clusters.get(name) for name in CLUSTERS}
+        row |= {name: getattr(score, name) for name in COMPARISON_COLUMNS if name not in {*MEANS, *row}}
         row |= score.mean | {"protocol": protocol_name(score), "features": features_name(score)}
         rows.append([row[name] for name in COMPARISON_COLUMNS])
     return _csv(COMPARISON_COLUMNS, rows)
@@ -83,7 +95,7 @@ def labels_csv(qualities: Sequence[Quality]) -> str:
 
 def comparison_tables(scores: Sequence[Score]) -> list[Table]:
     """Every run, one table a (dataset, setting)."""
-    tables = []
+    tables: list[Table] = []
     groups = by_setting(scores)
     for (dataset, setting), group in groups.items():
         columns = [
@@ -108,9 +120,9 @@ def comparison_tables(scores: Sequence[Score]) -> list[Table]:
                 rules.add(index)
             rows.append(
                 [
-                    text(score.domains),
+                    text(_or_dash(score.domains)),
                     text(score.name),
-                    text(score.seed),
+                    text(_or_dash(score.seed)),
                     text(_fixed(mean["mfid"], 2)),
                     text(_fixed(None if mean["mkid"] is None else 1000 * mean["mkid"], 2)),
                     text(_fixed(mean["density"], 2)),
@@ -119,12 +131,13 @@ def comparison_tables(scores: Sequence[Score]) -> list[Table]:
                     text(_percent(mean["hit_rate_candidates"])),
                     text(_percent(mean["source_rate_candidates"])),
                     text(_percent(mean["kept_rate"])),
-                    text(f"{score.images_seen:,}"),
-                    text(f"{score.train_seconds / 60:.1f}"),
+                    text(_count(score.images_seen)),
+                    text(_fixed(None if score.train_seconds is None else score.train_seconds / 60, 1)),
                 ]
             )
         notes = [_setting_note(group, dataset, groups)]
         notes.append(f"Code: {', '.join(sorted({score.code[:12] for score in group}))}.")
+        notes += _perceptual_notes(group)
         if any(score.mean["hit_rate"] is not None for score in group):
             notes.append(
                 "Hit rate: share of translations that show the target, over all evaluation classes and over those "
@@ -141,7 +154,7 @@ def comparison_tables(scores: Sequence[Score]) -> list[Table]:
 
 def variant_tables(scores: Sequence[Score], domains: int) -> list[Table]:
     """Variants at one N, one table a (dataset, setting) that has some: means over seeds, one row a variant."""
-    tables = []
+    tables: list[Table] = []
     groups = by_setting(score for score in scores if score.domains == domains)
     for (dataset, _), group in groups.items():
         variants = dict.fromkeys((score.method, score.variant) for score in group)
@@ -151,41 +164,72 @@ def variant_tables(scores: Sequence[Score], domains: int) -> list[Table]:
         rows = [[text(variant_name(*pair))] for pair in variants]
         for _, metric, scale, digits, more in VARIANT_COLUMNS:
             values = [
-                [scale * s.mean[metric] for s in group if s.variant == variant and s.mean[metric] is not None]
+                [scale * mean for s in group if s.variant == variant and (mean := s.mean[metric]) is not None]
                 for _, variant in variants
             ]
             best = _best(values, [0] * len(values), more)
             for index, row in enumerate(rows):
                 row.append((Part(_spread(values[index], digits), index in best),) if values[index] else text(DASH))
-        notes = [_setting_note(group, dataset, groups), *_seeds_note([group]), "The best of each column is bold."]
+        notes = [_setting_note(group, dataset, groups), *_seeds_note([group]), *_perceptual_notes(group)]
+        notes.append("The best of each column is bold.")
         label = _numbered(f"tab:variants-{dataset}".replace("_", "-"), tables)
         tables.append(Table(f"Variants on {dataset_name(dataset)} at N = {domains}", label, columns, rows, notes))
+    return tables
+
+
+def cluster_tables(scores: Sequence[Score]) -> list[Table]:
+    """How well found domains agree with truth, one table a (dataset, setting) that has some: means over seeds."""
+    tables: list[Table] = []
+    groups = by_setting(score for score in scores if score.clusters.get("accuracy") is not None)
+    for (dataset, _), group in groups.items():
+        rows: list[list[Cell]] = []
+        rules: set[int] = set()
+        before = None
+        for n, method, variant in dict.fromkeys((s.domains, s.method, s.variant) for s in group):
+            runs = [s for s in group if (s.domains, s.variant) == (n, variant)]
+            row = [text(n), text(variant_name(method, variant))]
+            for _, name, scale, digits in CLUSTER_COLUMNS:
+                values = [scale * value for s in runs if (value := s.clusters[name]) is not None]
+                row.append(text(_spread(values, digits)))
+            if before not in (None, n):
+                rules.add(len(rows))
+            rows.append(row)
+            before = n
+        columns = [Column("N"), Column("Method", numeric=False)] + [Column(heading) for heading, *_ in CLUSTER_COLUMNS]
+        split = group[0].protocol.get("split", "test") if isinstance(group[0].protocol, dict) else "test"
+        notes = [
+            f"Over the {group[0].clusters['images']:,} images of split {split} that show exactly one of the evaluation "
+            "classes. Accuracy: by the best one-to-one matching of clusters and classes; largest class: what one "
+            "cluster for all would have as accuracy and purity; used: clusters with any image of the split.",
+            *_seeds_note([group]),
+        ]
+        label = _numbered(f"tab:clusters-{dataset}".replace("_", "-"), tables)
+        tables.append(Table(f"Found domains on {dataset_name(dataset)}", label, columns, rows, notes, rules))
     return tables
 
 
 def table1(scores: Sequence[Score], published: Sequence[Published], domains: int) -> list[Table]:
     """The paper's Table 1: methods × datasets at one N, mFID and density / coverage, the published beside ours.
 
-    A variant stands below its method; what was published stands beside the method itself.
+    A variant stands below its method, and external systems, which have no N, below all; what was published stands
+    beside the method itself.
     """
-    tables = []
+    tables: list[Table] = []
     for section, notes in _sections(scores):
-        chosen = {dataset: [s for s in group if s.domains == domains] for dataset, group in section.items()}
+        chosen = {dataset: [s for s in group if s.domains in (domains, None)] for dataset, group in section.items()}
         papers = {d: [p for p in published if (p.table, p.dataset, p.domains) == (1, d, domains)] for d in section}
-        variants = {(s.method, s.variant) for group in chosen.values() for s in group}
-        variants |= {(p.method, p.method) for ps in papers.values() for p in ps}
-        variants = sorted(variants, key=lambda pair: variant_rank(*pair))
+        present = {(s.method, s.variant) for group in chosen.values() for s in group}
+        present |= {(p.method, p.method) for ps in papers.values() for p in ps}
+        variants = sorted(present, key=lambda pair: variant_rank(*pair))
         columns = [Column("Method", numeric=False), Column("Supervision", numeric=False)]
-        rows = [
-            [text(variant_name(m, v)), text(SUPERVISION[METHODS[m].supervision] if m in METHODS else DASH)]
-            for m, v in variants
-        ]
+        names = _names(section)
+        rows = [[text(names.get((m, v)) or variant_name(m, v)), text(_supervision(m))] for m, v in variants]
         for dataset in section:
-            ours = [_ours(chosen[dataset], v) for _, v in variants]
+            ours = [_ours(chosen[dataset], *pair) for pair in variants]
             paper = [_paper(papers[dataset], v) for _, v in variants]
             _add_dataset(columns, rows, dataset, ours, paper, [0] * len(variants), paper_digits=2)
         notes = notes + PAPER_NOTE * any(papers.values())
-        missing = [dataset_name(d) for d in section if not chosen[d]]
+        missing = [dataset_name(d) for d in section if all(s.is_external for s in chosen[d])]
         if missing:
             notes = [*notes, f"No run at N = {domains}: {', '.join(missing)}."]
         title = f"Comparison at N = {domains}" + (", second setting" if tables else "")
@@ -195,16 +239,17 @@ def table1(scores: Sequence[Score], published: Sequence[Published], domains: int
 
 def table2(scores: Sequence[Score], published: Sequence[Published]) -> list[Table]:
     """The paper's Table 2: each method at each N, datasets as column groups, the published numbers beside ours."""
-    tables = []
+    tables: list[Table] = []
     for section, notes in _sections(scores):
         papers = {d: [p for p in published if (p.table, p.dataset) == (2, d)] for d in section}
-        keys = {(s.domains, s.method, s.variant) for group in section.values() for s in group}
-        keys |= {(p.domains, p.method, p.method) for ps in papers.values() for p in ps}
-        keys = sorted(keys, key=lambda key: (key[0], variant_rank(*key[1:])))
+        present = {(s.domains, s.method, s.variant) for group in section.values() for s in group}
+        present |= {(p.domains, p.method, p.method) for ps in papers.values() for p in ps}
+        keys = sorted(present, key=lambda key: (n_rank(key[0]), variant_rank(*key[1:])))
         columns = [Column("N"), Column("Method", numeric=False)]
-        rows = [[text(n), text(variant_name(m, v))] for n, m, v in keys]
+        names = _names(section)
+        rows = [[text(_or_dash(n)), text(names.get((m, v)) or variant_name(m, v))] for n, m, v in keys]
         for dataset, group in section.items():
-            ours = [_ours([s for s in group if s.domains == n], v) for n, _, v in keys]
+            ours = [_ours([s for s in group if s.domains == n], m, v) for n, m, v in keys]
             paper = [_paper([p for p in papers[dataset] if p.domains == n], v) for n, _, v in keys]
             _add_dataset(columns, rows, dataset, ours, paper, [n for n, _, _ in keys], paper_digits=1)
         notes = notes + PAPER_NOTE * any(papers.values())
@@ -217,7 +262,7 @@ def table2(scores: Sequence[Score], published: Sequence[Published]) -> list[Tabl
 def labels_summary(qualities: Sequence[Quality]) -> Table:
     """Macro F1 of each labeller (rows) at each N (columns) on the test split, or the first where there is none."""
     counts = sorted({row.domains for row in qualities})
-    first = {}
+    first: dict[str, str] = {}
     for row in qualities:  # sorted with `test` first
         first.setdefault(row.dataset, row.split)
     chosen = [row for row in qualities if row.split == first[row.dataset]]
@@ -233,9 +278,10 @@ def labels_summary(qualities: Sequence[Quality]) -> Table:
         cells = [text(dataset_name(dataset)), text(first[dataset]), text(labeller)]
         for n in counts:
             known = {other: values.get((dataset, other, n)) for name, other in keys if name == dataset}
-            means = {other: round(statistics.fmean(f1), 3) for other, f1 in known.items() if f1}
+            means = {other: round(statistics.fmean(each), 3) for other, each in known.items() if each}
             best = len(means) > 1 and means.get(labeller) == max(means.values())
-            cells.append((Part(_spread(known[labeller], 3) if known[labeller] else DASH, best),))
+            f1 = known[labeller]
+            cells.append((Part(_spread(f1, 3) if f1 else DASH, best),))
         rows.append(cells)
     rules = {i for i in range(1, len(keys)) if keys[i][0] != keys[i - 1][0]}
     notes = ["Macro F1 is over the domains that have truth; a dash where none has. The best at each N is bold."]
@@ -290,27 +336,45 @@ def _sections(scores: Sequence[Score]) -> Iterable[tuple[Section, list[str]]]:
     for section in sections:
         notes = [_setting_note(group, dataset, groups) for dataset, group in section.items()]
         notes += _seeds_note(section.values())
+        notes += _perceptual_notes([score for group in section.values() for score in group])
         notes.append("D&C is density / coverage; the best of each column at each N is bold.")
         yield section, notes
 
 
 def _seeds_note(groups: Iterable[Sequence[Score]]) -> list[str]:
-    several = any(len({score.seed for score in group}) > 1 for group in groups)
+    several = any(len({score.seed for score in group if not score.is_external}) > 1 for group in groups)
     return ["Mean ± standard deviation over the seeds of each row."] * several
 
 
+def _perceptual_notes(scores: Sequence[Score]) -> list[str]:
+    """Which perceptual distances methods learned by; and where one is of the features that scores are taken in."""
+    notes = []
+    for score in scores:
+        name = score.raw.get("perceptual")
+        if name is not None:
+            told = f"{variant_name(score.method, score.variant)} learned by the perceptual distance {name}"
+            notes.append(told + (", the judge of these very scores." if name == score.features else "."))
+    return sorted(set(notes))
+
+
 def _setting_note(group: Sequence[Score], dataset: str, groups: dict[tuple[str, str], list[Score]]) -> str:
-    budgets = {}
+    budgets: dict[int, dict[str, None]] = {}
     for score in group:
-        budgets.setdefault(score.images_seen, {})[score.name] = None
+        if score.images_seen is not None:  # an external system has no budget
+            budgets.setdefault(score.images_seen, {})[score.name] = None
     seen = "; ".join(f"{images:,} ({', '.join(names)})" for images, names in sorted(budgets.items()))
-    seen = seen if len(budgets) > 1 else f"{group[0].images_seen:,}"
+    seen = seen if len(budgets) > 1 else _count(next(iter(budgets), None))
+    told = "".join(
+        f" {s.name}: translated elsewhere, {s.raw['external']['pairs']:,} of {s.raw['external']['of']:,} pairs."
+        for s in group
+        if s.is_external
+    )
     others = sum(1 for name, _ in groups if name == dataset) - 1
     warning = " Other runs on this dataset have another protocol or other features and stand in a table of their own."
     warning = warning if others else ""
     return (
         f"{dataset_name(dataset)}: {setting_name(group[0])}; at least {min(s.n_real for s in group):,} real and "
-        f"{min(s.n_fake for s in group):,} translated images a class; images seen in training: {seen}.{warning}"
+        f"{min(s.n_fake for s in group):,} translated images a class; images seen in training: {seen}.{told}{warning}"
     )
 
 
@@ -320,7 +384,7 @@ def _add_dataset(
     dataset: str,
     ours: list[dict[str, list[float]]],
     paper: list[dict[str, list[float]]],
-    blocks: list[int],
+    blocks: Sequence[int | None],
     paper_digits: int,
 ) -> None:
     """Add a dataset's columns; the best value is sought among the rows with the same entry in `blocks`."""
@@ -341,9 +405,19 @@ def _add_dataset(
             row += [(parts["mfid"],), (parts["density"], Part(" / "), parts["coverage"])]
 
 
-def _ours(group: Sequence[Score], variant: str) -> dict[str, list[float]]:
-    chosen = [score for score in group if score.variant == variant]
-    return {metric: [score.mean[metric] for score in chosen] for metric, _ in METRICS} if chosen else {}
+def _supervision(method: str) -> str:
+    if method == EXTERNAL:
+        return EXTERNAL
+    return SUPERVISION[METHODS[method].supervision] if method in METHODS else DASH
+
+
+def _names(section: Section) -> dict[tuple[str, str], str]:
+    return {(score.method, score.variant): score.name for group in section.values() for score in group}
+
+
+def _ours(group: Sequence[Score], method: str, variant: str) -> dict[str, list[float]]:
+    chosen = [score for score in group if (score.method, score.variant) == (method, variant)]
+    return {metric: [score.measured(metric) for score in chosen] for metric, _ in METRICS} if chosen else {}
 
 
 def _paper(rows: Sequence[Published], variant: str) -> dict[str, list[float]]:
@@ -351,7 +425,7 @@ def _paper(rows: Sequence[Published], variant: str) -> dict[str, list[float]]:
     return {metric: [getattr(rows[0], metric)] for metric, _ in METRICS} if rows else {}
 
 
-def _best(values: Sequence[list[float] | None], blocks: Sequence[int], more: bool) -> set[int]:
+def _best(values: Sequence[list[float] | None], blocks: Sequence[int | None], more: bool) -> set[int]:
     best: set[int] = set()
     for block in set(blocks):
         means = {i: round(statistics.fmean(v), 2) for i, v in enumerate(values) if v and blocks[i] == block}
@@ -377,6 +451,14 @@ def _numbered(label: str, tables: Sequence[Table]) -> str:
 
 def _fixed(value: float | None, digits: int) -> str:
     return DASH if value is None else f"{value:.{digits}f}"
+
+
+def _or_dash(value: int | None) -> str:
+    return DASH if value is None else str(value)
+
+
+def _count(value: int | None) -> str:
+    return DASH if value is None else f"{value:,}"
 
 
 def _percent(value: float | None) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from lanit.config import LanitError
+from lanit.data.descriptors import Descriptors
 from lanit.data.images import decode_png
 from lanit.data.manifest import read_places
 from lanit.data.tars import shard_path
@@ -42,10 +43,12 @@ class ImageStore:
         self.keys: list[str] = places["key"].to_pylist()
         self._digests: list[str] = places["sha256"].to_pylist()
         self._shards, self._offsets, self._sizes = (places[c].to_numpy() for c in ("shard", "offset", "size"))
-        self._files: dict[int, int] = {}  # shard → file descriptor, read with pread: safe in threads
+        self._files = Descriptors()
         self._paths = {int(shard): shard_path(manifest, split, shard) for shard in np.unique(self._shards)}
+        ends = np.zeros(max(self._paths) + 1, np.int64)
+        np.maximum.at(ends, self._shards, self._offsets + self._sizes)
         for shard, path in self._paths.items():
-            self._files[shard] = _open(path, int((self._offsets + self._sizes)[self._shards == shard].max()))
+            _check_length(path, int(ends[shard]))
         first = self._decode(0)
         self._cache = np.empty((min(len(self), cache_bytes // first.nbytes), *first.shape), np.uint8)
         self._slots = np.full(len(self), -1)  # row in the cache of each image, or -1
@@ -86,12 +89,7 @@ class ImageStore:
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
-        while self._files:
-            os.close(self._files.popitem()[1])
-
-    def __del__(self) -> None:
-        for file in getattr(self, "_files", {}).values():
-            os.close(file)
+        self._files.close()
 
     def _keep(self, rows: np.ndarray, decoded: np.ndarray) -> None:
         count = min(len(rows), len(self._cache) - self._cached)
@@ -108,11 +106,14 @@ class ImageStore:
         return list(self._pool.map(self._decode, rows))
 
     def _decode(self, row: int) -> np.ndarray:
-        shard = int(self._shards[row])
-        data = os.pread(self._files[shard], int(self._sizes[row]), int(self._offsets[row]))
+        path = self._paths[int(self._shards[row])]
+        try:
+            data = self._files.read(path, int(self._sizes[row]), int(self._offsets[row]))
+        except OSError as error:
+            raise LanitError(f"{path} cannot be read ({error.strerror}); run the shard stage again") from None
         if hashlib.sha256(data).hexdigest() != self._digests[row]:
             raise LanitError(
-                f"{self._paths[shard]} is not the shard that the manifest describes (image {self.keys[row]} differs); "
+                f"{path} is not the shard that the manifest describes (image {self.keys[row]} differs); "
                 f"remove it and run the shard stage again"
             )
         return decode_png(data).transpose(2, 0, 1)
@@ -201,18 +202,15 @@ def prefetch(load: Callable[[int], T], steps: Iterable[int], depth: int = 2) -> 
         thread.join()
 
 
-def _open(path: Path, expected: int) -> int:
+def _check_length(path: Path, expected: int) -> None:
     try:
-        file = os.open(path, os.O_RDONLY)
+        length = path.stat().st_size
     except FileNotFoundError:
         raise LanitError(f"no shard at {path}, which the manifest names; run the shard stage again") from None
-    length = os.fstat(file).st_size
     if length < expected:
-        os.close(file)
         raise LanitError(
             f"{path} has {length} bytes but the manifest needs {expected}; remove it and run the shard stage again"
         )
-    return file
 
 
 @functools.lru_cache(maxsize=8)

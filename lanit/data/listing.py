@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from lanit.config import LanitError
-from lanit.data.images import SUFFIXES
-
-SPLITS = ("train", "val", "test", "pretrain")  # in the order of the manifest
-NEEDED = ("train", "test")  # the others are there where a source has them
+from lanit.data.names import shown, stem, to_bytes
+from lanit.data.splits import FORGOTTEN, NEEDED, SPLITS
 
 
 @dataclass(frozen=True)
@@ -23,10 +21,11 @@ class Listing:
 
     Attributes:
         splits: the split of each image.
-        names: its path within the source, unique; what `Source.read` takes.
+        names: its path within the source, unique, in the form of `lanit.data.names`; what `Source.read` takes.
         truth: bool (images, classes).
         classes: names of the classes, as they go into a caption.
         exclusive: whether each image has exactly one class.
+        notes: sentences on what the source holds and was not taken as it is.
     """
 
     splits: list[str]
@@ -34,12 +33,13 @@ class Listing:
     truth: np.ndarray
     classes: tuple[str, ...]
     exclusive: bool
+    notes: list[str] = field(default_factory=list)
 
 
 class Source(Protocol):
     """Where images come from."""
 
-    def list(self) -> Listing:
+    def listing(self) -> Listing:
         """Return what there is, without reading pixels."""
 
     def read(self, name: str, size: int) -> np.ndarray:
@@ -49,84 +49,35 @@ class Source(Protocol):
         """Return how images come to their size."""
 
 
-@dataclass(frozen=True)
-class SplitRule:
-    """Decides the split from names alone, so that it is the same on every machine.
-
-    Attributes:
-        test_last: the last k names in sorted order are the test split; or
-        test_share: this share of the images, chosen by a hash of the key: an image never changes its split
-            when others come or go.
-        pretrain_share: the share of the images that goes to the pretrain split, chosen likewise.
-        val_share: the share that goes to the val split. It is taken from what would be train: test and pretrain stay.
-    """
-
-    test_last: int | None = None
-    test_share: float | None = None
-    pretrain_share: float = 0.0
-    val_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        if (self.test_last is None) == (self.test_share is None):
-            raise LanitError("source needs either test_last or test_share: what goes into the test split")
-        if self.test_last is not None and self.test_last < 1:
-            raise LanitError(f"source.test_last must be at least 1, not {self.test_last}")
-        check_shares(test_share=self.test_share, val_share=self.val_share, pretrain_share=self.pretrain_share)
-
-    def assign(self, names: list[str], what: str) -> list[str]:
-        """Return the split of each of the `names`; `what` they are together, for the message."""
-        last = set(sorted(names)[-self.test_last :]) if self.test_last else set()
-        if self.test_last and self.test_last >= len(names):
-            raise LanitError(
-                f"{what} has {len(names)} images, so test_last = {self.test_last} leaves none to train on; lower it"
-            )
-        return [self._assign(name, name in last) for name in names]
-
-    def _assign(self, name: str, is_last: bool) -> str:
-        position = _fraction(name)
-        if is_last or (self.test_share and position < self.test_share):
-            return "test"
-        if position >= 1 - self.pretrain_share:
-            return "pretrain"
-        return "val" if position >= 1 - self.pretrain_share - self.val_share else "train"
-
-
-def in_val_share(name: str, share: float) -> bool:
-    """Tell whether an image that a folder gives to train belongs to the share of it that is val."""
-    return _fraction(name) >= 1 - share
-
-
-def check_shares(**shares: float | None) -> None:
-    """Refuse shares that are no shares, or leave nothing to train on; by the names of their keys, None is not given."""
-    given = {key: share for key, share in shares.items() if share is not None}
-    if min(given.values()) < 0 or sum(given.values()) >= 1 or given.get("test_share") == 0:
-        named = " and ".join(f"{key} {share:g}" for key, share in given.items() if share or key == "test_share")
-        raise LanitError(f"source.{named} must lie between 0 and 1 and leave something for the train split")
-
-
 def key_of(name: str) -> str:
     """Return the key of an image: 16 hexadecimal digits of a digest of its path without the suffix."""
-    return hashlib.sha256(_stem(name).encode()).hexdigest()[:16]
+    return _digest(stem(name, FORGOTTEN))
 
 
 def keys_of(names: list[str]) -> list[str]:
-    """Return the keys of all images.
+    """Return the keys of all images; of those that differ in their suffix alone it is the digest of the whole path.
 
     Raises:
-        LanitError: two images have the same key, or a name is not text.
+        LanitError: two images have the same key.
     """
-    for name in names:
-        if not name.isprintable():
-            raise LanitError(f"the file name {name!r} has characters that cannot be written down; rename the file")
-    keys = [key_of(name) for name in names]
+    stems = Counter(stem(name, FORGOTTEN) for name in names)
+    keys = [key_of(name) if stems[stem(name, FORGOTTEN)] == 1 else _digest(name) for name in names]
     first: dict[str, str] = {}
     for key, name in zip(keys, names, strict=True):
         if key in first:
-            raise LanitError(
-                f"two files have one key: {first[key]} and {name} (the suffix does not count); rename or remove one"
-            )
+            raise LanitError(f"{shown(first[key])} and {shown(name)} have one key by chance; rename one of them")
         first[key] = name
     return keys
+
+
+def count_classes(splits: Sequence[str], truth: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return split → class → how many images show it, the splits in the manifest's order."""
+    of = np.array(splits)
+    return {
+        split: dict(zip(classes, truth[of == split].sum(axis=0).tolist(), strict=True))
+        for split in SPLITS
+        if split in splits
+    }
 
 
 def check_listing(listing: Listing) -> None:
@@ -151,21 +102,5 @@ def check_listing(listing: Listing) -> None:
             )
 
 
-def is_image_name(name: str) -> bool:
-    """Tell whether a file name has a suffix of a kind that is read, and is not hidden."""
-    path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-
-
-def class_name(folder_or_column: str) -> str:
-    """Return how a class is called in a caption: underscores are spaces."""
-    return " ".join(folder_or_column.replace("_", " ").split())
-
-
-def _stem(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix("")) if is_image_name(name) else name
-
-
-def _fraction(name: str) -> float:
-    """A number in [0, 1) that looks random and depends on the name alone."""
-    return int(hashlib.sha256(f"split {_stem(name)}".encode()).hexdigest()[:13], 16) / 16**13
+def _digest(name: str) -> str:
+    return hashlib.sha256(to_bytes(name)).hexdigest()[:16]

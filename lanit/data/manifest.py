@@ -42,6 +42,8 @@ class DatasetCard:
         resize: how the images came to their size, in words.
         quarantined: how many damaged images were left out.
         name: of the dataset, where the options give one.
+        counts: per split and class, how many images show it.
+        options: digest of the options that the dataset was made with.
     """
 
     size: int
@@ -51,6 +53,8 @@ class DatasetCard:
     resize: str
     quarantined: int
     name: str | None = None
+    counts: dict[str, dict[str, int]] | None = None
+    options: str | None = None
 
 
 def read_manifest(path: Path | str, split: str) -> pandas.DataFrame:
@@ -87,7 +91,7 @@ def read_card(path: Path | str) -> DatasetCard:
         LanitError: no such file, or it is no card.
     """
     try:
-        values = json.loads(Path(path).read_text())
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LanitError(f"no dataset card at {path}; run shard index to make it") from None
     except ValueError:

@@ -1,6 +1,6 @@
 """The shard stage.
 
-    lanit shard plan  --options JSON --output plan.parquet
+    lanit shard plan  --options JSON [--scored JSON] --output plan.parquet
     lanit shard write --plan plan.parquet --options JSON --split S --shard I --output S-I.tar --index S-I.parquet
     lanit shard index --plan plan.parquet --indices *.parquet --manifest M.parquet --quarantine Q.csv --card C.json
 
@@ -24,6 +24,8 @@ from lanit.config import LanitError, digest, parse, read_options
 
 if TYPE_CHECKING:
     import pyarrow
+
+    from lanit.data.scored import Scored
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class ShardOptions:
         if not 0 <= self.max_damaged < 1:
             raise LanitError(f"max_damaged is a share and must be at least 0 and below 1, not {self.max_damaged}")
 
+    @property
+    def called(self) -> str:
+        """The dataset's name and a colon, before a sentence; nothing where it has none."""
+        return f"{self.name}: " if self.name else ""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the steps plan, write and index."""
@@ -57,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step = steps.add_parser("plan", help="list the source's images, assign split and shard, check names and classes")
     step.add_argument("--options", required=True, help="JSON, or the path of a JSON or YAML file")
     step.add_argument("--output", required=True, type=Path, help="plan.parquet")
-    step.set_defaults(run=lambda a: plan(_options(a.options), a.output))
+    _add_scored(step)
+    step.set_defaults(run=lambda a: plan(_options(a.options), a.output, _scored(a.scored)))
 
     step = steps.add_parser("write", help="write one shard and the places of its images")
     step.add_argument("--plan", required=True, type=Path)
@@ -74,25 +82,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--manifest", required=True, type=Path)
     step.add_argument("--quarantine", required=True, type=Path, help="damaged images and why, CSV")
     step.add_argument("--card", required=True, type=Path, help="dataset.json")
-    step.set_defaults(run=lambda a: index(a.plan, a.indices, a.manifest, a.quarantine, a.card))
+    _add_scored(step)
+    step.set_defaults(run=lambda a: index(a.plan, a.indices, a.manifest, a.quarantine, a.card, _scored(a.scored)))
 
 
-def plan(options: ShardOptions, output: Path) -> None:
-    """Write which image goes into which shard; columns key, split, shard, name and truth per class.
+def plan(options: ShardOptions, output: Path, scored: Scored | None = None) -> None:
+    """Write which image goes into which shard: key, split, shard, name, truth per class.
+
+    Where a name is no text, `path` holds the bytes of all. What the source holds and was not taken as it is, is told on
+    stderr.
 
     Raises:
-        LanitError: whatever is wrong with the source that shows without reading pixels.
+        LanitError: whatever is wrong with the source that shows without reading pixels, and what it lacks of what is to
+            be scored.
     """
-    from lanit.data.listing import SPLITS, check_listing, keys_of
+    from lanit.data.listing import check_listing, count_classes, key_of, keys_of
     from lanit.data.manifest import TRUTH, write_table
+    from lanit.data.names import is_text, shown, to_bytes
+    from lanit.data.scored import check_pairs, check_scored
     from lanit.data.sources import open_source
+    from lanit.data.splits import SPLITS
 
     source = open_source(options.source)
-    listing = source.list()
+    listing = source.listing()
     keys = keys_of(listing.names)
     check_listing(listing)
     splits = [split for split in SPLITS if split in listing.splits]
     _check_shards(options.shards, Counter(listing.splits), splits)
+    if scored is not None:
+        check_scored(scored, count_classes(listing.splits, listing.truth, listing.classes), options.source)
+        check_pairs(scored, listing.truth[[split == scored.split for split in listing.splits]], listing.classes)
 
     # The key is a digest, so its order is a shuffle that mixes the classes, the same on every machine.
     order, shards = [], []
@@ -100,12 +119,15 @@ def plan(options: ShardOptions, output: Path) -> None:
         rows = sorted((i for i, s in enumerate(listing.splits) if s == split), key=lambda i: keys[i])
         order += rows
         shards += [position * options.shards[split] // len(rows) for position in range(len(rows))]
+    names = [listing.names[i] for i in order]
+    paths = {} if all(map(is_text, names)) else {"path": [to_bytes(name) for name in names]}
     write_table(
         {
             "key": [keys[i] for i in order],
             "split": [listing.splits[i] for i in order],
             "shard": shards,
-            "name": [listing.names[i] for i in order],
+            "name": [name if is_text(name) else shown(name) for name in names],
+            **paths,
             **{TRUTH + name: listing.truth[order, k] for k, name in enumerate(listing.classes)},
         },
         output,
@@ -117,6 +139,16 @@ def plan(options: ShardOptions, output: Path) -> None:
             "resize": source.describe_resize(options.size),
         },
     )
+    twins = [name for key, name in zip(keys, listing.names) if key != key_of(name)]
+    if twins:
+        listing.notes.append(
+            f"{len(twins):,} images share their name with another but for the suffix, the first {shown(twins[0])}: all "
+            f"of them are taken"
+        )
+    for note in listing.notes:
+        print(f"{options.called}{note}", file=sys.stderr)
+    counts = Counter(listing.splits)
+    print(f"{options.called}{len(keys):,} images: " + ", ".join(f"{split} {counts[split]:,}" for split in splits))
 
 
 def write(plan: Path, options: ShardOptions, split: str, shard: int, output: Path, index: Path) -> None:
@@ -128,15 +160,20 @@ def write(plan: Path, options: ShardOptions, split: str, shard: int, output: Pat
     import pyarrow
 
     from lanit.data.images import DamagedImage, encode_png
-    from lanit.data.manifest import read_metadata, read_table, write_table
+    from lanit.data.manifest import read_metadata, read_schema, read_table, write_table
     from lanit.data.sources import open_source
     from lanit.data.tars import write_shard
 
     if read_metadata(plan)["digest"] != digest(options):
         raise LanitError(f"{plan} was made with other options; run shard plan again with these")
-    rows = read_table(plan, ["key", "name"], [("split", "=", split), ("shard", "=", shard)]).to_pylist()
+    columns = ["key", "path" if "path" in read_schema(plan).names else "name"]
+    rows = read_table(plan, columns, [("split", "=", split), ("shard", "=", shard)]).to_pylist()
     if not rows:
         raise LanitError(f"{plan} has no shard {shard} of split {split!r}")
+
+    def name_of(row: dict[str, Any]) -> str:
+        return row["path"].decode("utf-8", "surrogateescape") if "path" in row else row["name"]
+
     source = open_source(options.source)
     notes = [{"key": row["key"], "offset": None, "size": None, "sha256": None, "reason": None} for row in rows]
     usable = []
@@ -144,7 +181,7 @@ def write(plan: Path, options: ShardOptions, split: str, shard: int, output: Pat
     def samples():
         for row, note in zip(rows, notes, strict=True):
             try:
-                data = encode_png(source.read(row["name"], options.size))
+                data = encode_png(source.read(name_of(row), options.size))
             except DamagedImage as damage:
                 note["reason"] = str(damage)
                 continue
@@ -156,18 +193,24 @@ def write(plan: Path, options: ShardOptions, split: str, shard: int, output: Pat
     for note, (offset, size) in zip(usable, places, strict=True):
         note["offset"], note["size"] = offset, size
     types = {"offset": pyarrow.int64(), "size": pyarrow.int64()}  # a column of nulls alone would have no type
-    columns = {name: pyarrow.array([n[name] for n in notes], types.get(name, pyarrow.string())) for name in notes[0]}
-    write_table(columns, index, metadata={"digest": digest(options), "split": split, "shard": shard})
+    noted = {name: pyarrow.array([n[name] for n in notes], types.get(name, pyarrow.string())) for name in notes[0]}
+    write_table(noted, index, metadata={"digest": digest(options), "split": split, "shard": shard})
 
 
-def index(plan: Path, indices: list[Path], manifest: Path, quarantine: Path, card: Path) -> None:
+def index(
+    plan: Path, indices: list[Path], manifest: Path, quarantine: Path, card: Path, scored: Scored | None = None
+) -> None:
     """Write the manifest, the list of damaged images (split, name, reason) and the dataset's card.
 
     Raises:
         LanitError: indices are missing or of another plan; too many images are damaged (the list survives); or the
-            damage leaves a shard or a class without an image.
+            damage leaves a shard or a class without an image, or too few of what is to be scored.
     """
+    import numpy as np
+
+    from lanit.data.listing import count_classes
     from lanit.data.manifest import TRUTH, DatasetCard, SplitCard, read_metadata, read_table, write_card, write_table
+    from lanit.data.scored import check_pairs, check_scored
 
     metadata = read_metadata(plan)
     rows = read_table(plan)
@@ -186,28 +229,52 @@ def index(plan: Path, indices: list[Path], manifest: Path, quarantine: Path, car
     kept = rows.filter(usable)
     places = {column: [v for v, good in zip(notes[column], usable) if good] for column in ("offset", "size", "sha256")}
     _check_classes(kept, metadata["classes"], quarantine)
-    _warn_of_copies(kept["split"].to_pylist(), kept["name"].to_pylist(), places["sha256"])
     truth = {TRUTH + name: kept[TRUTH + name] for name in metadata["classes"]}
+    shows = np.stack([column.to_numpy() for column in truth.values()], axis=1)
+    counts = count_classes(kept["split"].to_pylist(), shows, metadata["classes"])
+    if scored is not None:
+        check_scored(scored, counts, metadata["source"])
+        check_pairs(scored, shows[[split == scored.split for split in kept["split"].to_pylist()]], metadata["classes"])
+    said = _find_copies(kept["name"].to_pylist(), kept["split"].to_pylist(), places["sha256"], list(map(bytes, shows)))
+    if listed:
+        said.append(
+            f"{len(listed):,} of {len(rows):,} images are damaged and left out; {quarantine} lists them with reasons"
+        )
+    for note in said:
+        print(f"{metadata['name']}: {note}" if metadata["name"] else note, file=sys.stderr)
     write_table(
         {**{name: kept[name] for name in ("key", "split", "shard")}, **places, **truth, "name": kept["name"]}, manifest
     )
-    counts = Counter(kept["split"].to_pylist())
+    images = Counter(kept["split"].to_pylist())
     write_card(
         DatasetCard(
             size=metadata["size"],
             classes=tuple(metadata["classes"]),
             exclusive=metadata["exclusive"],
-            splits={split: SplitCard(counts[split], metadata["shards"][split]) for split in dict.fromkeys(splits)},
+            splits={split: SplitCard(images[split], metadata["shards"][split]) for split in dict.fromkeys(splits)},
             resize=metadata["resize"],
             quarantined=len(damaged),
             name=metadata["name"],
+            counts=counts,
+            options=metadata["digest"],
         ),
         card,
     )
 
 
+def _add_scored(step: argparse.ArgumentParser) -> None:
+    text = "what will be scored, to be told at once that it cannot be: {classes, k, split}, JSON or the path of a file"
+    step.add_argument("--scored", help=text)
+
+
 def _options(text: str) -> ShardOptions:
     return parse(ShardOptions, read_options(text))
+
+
+def _scored(text: str | None) -> Scored | None:
+    from lanit.data.scored import parse_scored
+
+    return None if text is None else parse_scored(read_options(text))
 
 
 def _check_shards(shards: dict[str, int], images: Counter, splits: list[str]) -> None:
@@ -281,14 +348,22 @@ def _check_classes(kept: pyarrow.Table, classes: list[str], quarantine: Path) ->
                 )
 
 
-def _warn_of_copies(splits: list[str], names: list[str], digests: list[str]) -> None:
-    """Say so where the same picture is in two splits under two names: scores on it would flatter."""
+def _find_copies(names: list[str], splits: list[str], digests: list[str], truth: list[bytes]) -> list[str]:
+    """Return a sentence each on pictures that are there twice: in two splits, or with another truth."""
     first: dict[str, int] = {}
-    copies = [(first[d], i) for i, d in enumerate(digests) if splits[first.setdefault(d, i)] != splits[i]]
-    if copies:
-        a, b = copies[0]
-        print(
-            f"warning: {len(copies)} images are in two splits under two names, the first {names[a]} ({splits[a]}) and "
-            f"{names[b]} ({splits[b]})",
-            file=sys.stderr,
+    copies = [(first[d], i) for i, d in enumerate(digests) if first.setdefault(d, i) != i]
+    parted = [(a, b) for a, b in copies if splits[a] != splits[b]]
+    at_odds = [(a, b) for a, b in copies if truth[a] != truth[b]]
+    said = []
+    if parted:
+        a, b = parted[0]
+        said.append(
+            f"{len(parted):,} images are in two splits under two names, the first {names[a]} ({splits[a]}) and "
+            f"{names[b]} ({splits[b]}): scores on them flatter"
         )
+    if at_odds:
+        a, b = at_odds[0]
+        said.append(
+            f"{len(at_odds):,} images are there twice and their classes differ, the first {names[a]} and {names[b]}"
+        )
+    return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -11,7 +12,8 @@ import numpy as np
 from lanit.config import LanitError, parse
 from lanit.data.faces import ATTRIBUTES, SUPERSAMPLING, DrawnFaces
 from lanit.data.folders import FolderOptions, Folders
-from lanit.data.listing import NEEDED, SPLITS, Listing, Source
+from lanit.data.listing import Listing, Source
+from lanit.data.splits import NEEDED, SPLITS
 from lanit.data.table import Table, TableOptions
 
 
@@ -43,11 +45,10 @@ def open_source(values: dict[str, Any]) -> Source:
     Raises:
         LanitError: unknown kind, or options that contradict each other.
     """
-    kinds = {"faces": (FacesOptions, Faces), "folders": (FolderOptions, Folders), "table": (TableOptions, Table)}
     kind = values.get("kind")
-    if kind not in kinds:
-        raise LanitError(f"source.kind must be one of {', '.join(kinds)}, not {kind!r}")
-    options, source = kinds[kind]
+    if kind not in SOURCES:
+        raise LanitError(f"source.kind must be one of {', '.join(SOURCES)}, not {kind!r}")
+    options, source = SOURCES[kind]
     return source(parse(options, values, "source"))
 
 
@@ -70,7 +71,7 @@ class Faces:
         if not 0 < options.probability < 1:
             raise LanitError(f"source.probability must lie between 0 and 1, not {options.probability}")
 
-    def list(self) -> Listing:
+    def listing(self) -> Listing:
         splits = [split for split in SPLITS if split in self._draws]
         return Listing(
             splits=[split for split in splits for _ in range(self._draws[split].images)],
@@ -94,3 +95,11 @@ class Faces:
     @cached_property
     def _truth(self) -> dict[str, np.ndarray]:
         return {split: draw.truth() for split, draw in self._draws.items()}
+
+
+# Kind → its options, and what makes a `Source` of them.
+SOURCES: dict[str, tuple[type, Callable[[Any], Source]]] = {
+    "faces": (FacesOptions, Faces),
+    "folders": (FolderOptions, Folders),
+    "table": (TableOptions, Table),
+}

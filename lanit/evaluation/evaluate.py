@@ -1,4 +1,7 @@
-"""Stage `evaluate`: `lanit evaluate judge` trains a judge, `features` sees the real images, `scores` compares."""
+"""Stage `evaluate`: `lanit evaluate judge` trains a judge, `features` sees the real images, `scores` compares.
+
+`pairs` and `external` are for the translations of other systems (`lanit.evaluation.external`).
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lanit.config import LanitError, parse, read_options
+from lanit.evaluation import external
 from lanit.evaluation.protocols import Protocol
 from lanit.evaluation.records import read_run, read_split_truth
 
@@ -43,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scores.add_argument("--pictures", type=Path, nargs="*", default=[], help="files to hand to MLflow with the scores")
     scores.set_defaults(run=run_scores)
 
+    external.add_arguments(steps)
     for step in (judge, features, scores):
         step.add_argument("--manifest", required=True, type=Path, help="manifest.parquet of the dataset")
         step.add_argument("--output", required=True, type=Path, help="file to write")
@@ -94,6 +99,7 @@ def run_features(arguments: argparse.Namespace) -> None:
 
 
 def run_scores(arguments: argparse.Namespace) -> None:
+    from lanit.evaluation.clusters import cluster_quality
     from lanit.evaluation.scores import Real, Translations, score
     from lanit.files import read_tensors, write_whole
 
@@ -132,6 +138,10 @@ def run_scores(arguments: argparse.Namespace) -> None:
         record["domains"],
         protocol.k,
     )
+    clusters = None
+    if "clusters" in made:
+        of_classes = truth[:, [known.index(name) for name in about["classes"]]]
+        clusters = cluster_quality(made["clusters"], of_classes, about["clusters"])
     copied = ("dataset", "method", "seed", "images_seen", "train_seconds", "code", "config")
     variant = record.get("variant") or record["method"]
     scores = {key: record[key] for key in copied} | {
@@ -141,10 +151,17 @@ def run_scores(arguments: argparse.Namespace) -> None:
         "features": about["features"],
         "per_class": per_class,
         "mean": mean,
+        "clusters": clusters,
     }
+    if record.get("perceptual"):
+        scores["perceptual"] = record["perceptual"]
+    of = f"with {len(record['domains'])} domains, seed {record['seed']}"
+    if told := record.get("external"):  # has neither N nor seed
+        scores |= {"domains": None, "seed": None, "external": told}
+        of = f"(external, {told['pairs']} of {told['of']} pairs)"
     write_whole(arguments.output, (json.dumps(scores, indent=2, allow_nan=False) + "\n").encode())
     shown = "  ".join(f"{name} {value:.3f}" for name, value in mean.items() if value is not None)
-    print(f"{variant} with {len(record['domains'])} domains, seed {record['seed']}: {shown}")
+    print(f"{variant} {of}: {shown}")
     if arguments.track is not None:
         from lanit.tracking import log_scores
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanit.config import LanitError
+from lanit.data.names import nfc
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def draw_pairs(truth: NDArray[np.bool_], known: list[str], classes: list[str], p
         LanitError: an unknown class, or one without references or without sources.
     """
     columns = class_columns(known, classes)
+    classes = [known[column] for column in columns]
     if protocol.pairs < 1 or protocol.k < 1:
         raise LanitError("protocol.pairs and protocol.k must be at least 1")
     for name, column in zip(classes, columns):
@@ -115,11 +117,12 @@ def draw_picture_rows(
 
 
 def class_columns(known: list[str], classes: list[str]) -> list[int]:
-    """Columns of the evaluation classes among those that truth knows.
+    """Columns of the evaluation classes among those that truth knows, whose names are in NFC.
 
     Raises:
         LanitError: fewer than two classes, one twice, or one that truth does not know.
     """
+    classes = [nfc(name) for name in classes]
     if len(classes) < 2 or len(set(classes)) < len(classes):
         raise LanitError(f"the evaluation classes are {', '.join(classes) or 'none'}; name at least two, each once")
     for name in classes:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from lanit import catalogue
 from lanit.config import LanitError, parse, read_options
+from lanit.data.names import nfc
 from lanit.evaluation.pixels import at_least_one, method_labels, translate_images
 from lanit.evaluation.protocols import Pairs, Protocol, class_columns, draw_pairs, draw_picture_rows
 from lanit.evaluation.records import domain_names, read_run, read_split_truth
+from lanit.files import whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from lanit.data.batches import ImageStore
     from lanit.evaluation.features import Extractor
-    from lanit.methods.protocol import LabelledMethod, Method
+    from lanit.methods.protocol import ClusteringMethod, LabelledMethod, Method
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,12 @@ def run(arguments: argparse.Namespace) -> None:
     from lanit.evaluation.features import FeatureOptions, choose_device, load_extractor
     from lanit.files import write_tensors
     from lanit.methods import load_method
-    from lanit.methods.protocol import LabelledMethod
+    from lanit.methods.protocol import ClusteringMethod, LabelledMethod
 
     record = read_run(arguments.run_folder)
     split = options.protocol.split
     known, truth, keys = read_split_truth(arguments.manifest, split)
-    class_columns(known, options.classes)
+    classes = [known[column] for column in class_columns(known, options.classes)]
     device = choose_device(arguments.device)
     extractor = load_extractor(parse(FeatureOptions, options.features, "translate.features"), device)
     method = load_method(arguments.run_folder, device)
@@ -72,37 +74,40 @@ def run(arguments: argparse.Namespace) -> None:
     if isinstance(method, LabelledMethod):
         if arguments.labels is None:
             raise LanitError(f"{record['method']} takes styles by labels; give their folder with --labels")
-        labels, unlabelled = style_labels(method, arguments.labels, split, keys, record["domains"])
-
+        labels, unlabelled = style_labels(method, arguments.labels, split, keys, record["domains"], record["method"])
         if catalogue.find(record["method"]).supervision == "truth":
-            of_target = target_labels(method, options.classes, record["domains"])
-    pairs = draw_pairs(truth, known, options.classes, options.protocol)
+            of_target = target_labels(method, classes, record["domains"])
+    pairs = draw_pairs(truth, known, classes, options.protocol)
     store = ImageStore(arguments.manifest, split)
     translator = Translator(method, store, labels, options.batch, device, of_target)
-    arrays = translate_pairs(translator, pairs, extractor, options.save_images, options.classes, keys)
+    arrays = translate_pairs(translator, pairs, extractor, options.save_images, classes, keys)
     if unlabelled is not None:
         arrays["unlabelled"] = unlabelled[pairs.reference]
         if of_target is not None:
             arrays["unlabelled"] &= ~of_target.any(axis=1)[pairs.target]
+    if isinstance(method, ClusteringMethod):
+        arrays["clusters"] = find_clusters(method, translator)
     metadata = {
         "protocol": asdict(options.protocol),
-        "classes": options.classes,
+        "classes": classes,
         "features": extractor.name,
         "judged": extractor.classes,
         "config": record["config"],
     }
-    rows = draw_picture_rows(truth, known, options.classes, options.picture_sources, options.protocol.seed)
+    if isinstance(method, ClusteringMethod):
+        metadata["clusters"] = method.clusters
+    rows = draw_picture_rows(truth, known, classes, options.picture_sources, options.protocol.seed)
     names = domain_names(record)
-    write_pictures(arguments.pictures, translator, *rows, options.classes, names, options.protocol.seed)
+    write_pictures(arguments.pictures, translator, *rows, classes, names, options.protocol.seed)
     write_tensors(arguments.output, arrays, metadata)
     made = f"{len(pairs.source)} translations by {record['method']} with {len(record['domains'])} domains"
     print(f"{made}, {extractor.name} features")
 
 
 def style_labels(
-    method: Method, folder: Path, split: str, keys: list[str], domains: list[str]
+    method: Method, folder: Path, split: str, keys: list[str], domains: list[str], name: str
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Read the pseudo labels of a split that references get their style by.
+    """Read the labels of a split that references get their style by, for the method of this name.
 
     An image above the threshold in no domain gets a style all the same (see `at_least_one`), so that every method is
     scored on the same pairs; scores.json says for how many.
@@ -111,9 +116,9 @@ def style_labels(
         the method's labels (n, N'), each row with at least one domain, and which rows (n,) were in none of the N.
 
     Raises:
-        LanitError: the labels are of other images or other domains.
+        LanitError: the labels are of other images, other domains or not of the method's supervision.
     """
-    from lanit.language.pseudo_labels import read_labels
+    from lanit.language.pseudo_labels import check_supervision, read_labels
 
     labels = read_labels(folder, split)
     if list(labels.keys) != keys:
@@ -123,6 +128,7 @@ def style_labels(
             f"the labels in {folder} are of the domains {', '.join(labels.domains)}, "
             f"the run's are {', '.join(domains)}; give the labels that it was trained with"
         )
+    check_supervision(labels, folder, name)
     return at_least_one(method, labels.labels, labels.similarities), ~labels.labels.any(axis=1)
 
 
@@ -134,7 +140,7 @@ def target_labels(method: LabelledMethod, classes: list[str], domains: list[str]
     """
     import numpy as np
 
-    return method.extend_labels(np.array([[name == domain for domain in domains] for name in classes]))
+    return method.extend_labels(np.array([[name == nfc(domain) for domain in domains] for name in classes]))
 
 
 class Translator:
@@ -233,6 +239,18 @@ def translate_pairs(
     return arrays | {"source": pairs.source, "reference": pairs.reference, "target": pairs.target}
 
 
+def find_clusters(method: ClusteringMethod, translator: Translator) -> NDArray[np.int64]:
+    """The cluster (n,) that the averaged networks put each image of the split into."""
+    import numpy as np
+    import torch
+
+    found = []
+    with torch.no_grad():
+        for rows in _batches(np.arange(len(translator.store)), translator.batch):
+            found.append(method.cluster_logits(translator.read(rows)).argmax(1).cpu())
+    return torch.cat(found).numpy()
+
+
 def write_pictures(
     path: Path,
     translator: Translator,
@@ -276,5 +294,5 @@ def _pixels(images: list[Tensor]) -> NDArray[np.uint8]:
 def _save(image: Tensor, path: Path) -> None:
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(path)
+    with whole(path) as part:
+        Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(part, "PNG")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lanit.data.names import nfc
 from lanit.language.pseudo_labels import Labels
 
 
@@ -28,15 +29,15 @@ def compare(labels: Labels, truth: dict[str, np.ndarray]) -> dict[str, Any]:
 
     Args:
         labels: of M images.
-        truth: bool (M,) per class, in the same order of images.
+        truth: bool (M,) per class, whose names are in NFC, in the same order of images.
     """
     per_domain: dict[str, dict[str, float]] = {}
     for n, domain in enumerate(labels.domains):
         predicted = labels.labels[:, n]
         per_domain[domain] = {"share_predicted": float(predicted.mean())}
-        if domain in truth:
-            per_domain[domain] = _scores(predicted, truth[domain].astype(bool)) | per_domain[domain]
-            per_domain[domain]["share_true"] = float(truth[domain].mean())
+        if (name := nfc(domain)) in truth:
+            per_domain[domain] = _scores(predicted, truth[name].astype(bool)) | per_domain[domain]
+            per_domain[domain]["share_true"] = float(truth[name].mean())
     scores = [values["f1"] for values in per_domain.values() if "f1" in values]
     return {"f1_macro": float(np.mean(scores)) if scores else None, "per_domain": per_domain}
 

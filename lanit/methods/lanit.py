@@ -23,7 +23,7 @@ from lanit.language.guide import LanguageOptions
 from lanit.language.pseudo_labels import with_slack
 from lanit.methods import losses
 from lanit.methods.protocol import Batch, Update
-from lanit.methods.stargan2 import Draft, StarGan2, Terms, Translation, labels_of
+from lanit.methods.stargan2 import Draft, StarGan2, Terms, Translation, labels_of, source_labels_of
 from lanit.settings.lanit import LanitOptions
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Lanit(StarGan2):
         if self.language is not None:
             options.check_prompts(self.language.prompts)
         self.slack = self.language is not None and self.language.uncovered == "slack"
+        self.draws_fully_covered = options.fully_covered == "drawn"
         super().__init__(options, size, domains, device, heads=len(domains) + self.slack)
         self.guide, self.labels_folder = None, labels_folder
         if self.language is not None and labels_folder is not None and options.loss.dl > 0:
@@ -79,8 +80,8 @@ class Lanit(StarGan2):
             if self.guide.prompts is not None:
                 self.networks["prompts"] = self.guide.prompts
                 self.averaged["prompts"] = copy.deepcopy(self.guide.prompts).requires_grad_(False).eval()
-                # Without decay: words are not drawn towards zero.
-                self._optimisers["prompts"] = self._adam(self.guide.prompts, options.prompts.learning_rate, decay=0.0)
+                own = options.prompts
+                self._optimisers["prompts"] = self._adam(self.guide.prompts, own.learning_rate, own.weight_decay)
 
     def extend_labels(self, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return with_slack(labels) if self.slack else labels
@@ -151,9 +152,10 @@ class Lanit(StarGan2):
         )
         return cycled, {"dl": (self.options.loss.dl, dl)}
 
-    def _pairs(self, part: Batch) -> Tensor:
-        assert part.pairs is not None, "the method trains on labels"
-        return pair_weights(labels_of(part), self.options.loss.adversarial, part.pairs, part.share)
+    def _pairs(self, part: Batch, of_sources: bool = False) -> Tensor:
+        labels, pairs = (source_labels_of(part), part.source_pairs) if of_sources else (labels_of(part), part.pairs)
+        assert pairs is not None, "the method trains on labels"
+        return pair_weights(labels, self.options.loss.adversarial, pairs, part.share)
 
     def _learns(self, progress: float) -> bool:
         return "prompts" in self.networks and progress >= self.options.prompts.start

@@ -37,6 +37,7 @@ class Batch:
     step: int  # from 0
     progress: float  # share of the image budget seen before this step, in [0, 1)
     second_reference: Tensor | None = None  # of the reference's domain, for a method that asks for two
+    source_pairs: Tensor | None = None  # (), the same as `pairs` of the sources
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class LanguageMethod(LabelledMethod, Protocol):
     """A method whose labels come of texts; its constructor takes `language` and `labels_folder` too."""
 
     language: LanguageOptions
+    draws_fully_covered: bool  # are images drawn that every candidate covers?
 
     def relabels(self, step: int, progress: float) -> bool:
         """Are the labels to be made anew before this step?"""

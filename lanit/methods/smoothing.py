@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -57,10 +57,7 @@ class Smoothing(StarGan2):
         return super().updates(parts)
 
     def _latent_guided_update(self, parts: Sequence[Batch], drafts: Sequence[Draft], ds_weight: float) -> Update:
-        """StarGAN v2's with the terms on styles.
-
-        They stand in this update alone: the other one moves the generator, which makes no style.
-        """
+        """StarGAN v2's with what the terms on styles ask for."""
         weights = [triplet_weights(source_labels_of(part), labels_of(part)) for part in parts]
         count = all_reduce_sum(torch.stack([of_part.sum() for of_part in weights]).sum())
         kl_weight = self.options.loss.kl_weight(parts[0].progress)
@@ -71,22 +68,21 @@ class Smoothing(StarGan2):
 
         return Update(("generator", "mapping", "style_encoder"), loss)
 
-    def _cycle(self, made: Translation, content: Tensor, own: Smoothed) -> tuple[Tensor, Terms]:
-        weight, part = self.options.loss, made.part
-        cycled, terms = super()._cycle(made, content, None)
-        if weight.triplet > 0:
+    def _own_terms(self, made: Translation) -> Terms:
+        """Content in both updates; the terms on styles in the latent-guided one, whose networks make styles."""
+        weight, part, own = self.options.loss, made.part, made.own
+        terms: Terms = {}
+        if weight.content > 0:
+            terms["content"] = (weight.content, self.perceptual(part.source, made.fake).mean())
+        if own is not None and weight.triplet > 0:
             positive = losses.aggregate(self.networks["mapping"](own.latent), labels_of(part))
             negative = losses.aggregate(made.styles, source_labels_of(part))
             triplet = triplet_margin(made.style, positive, negative, own.weights, weight.margin)
             terms["triplet"] = (weight.triplet, triplet / part.share)  # it is of the whole batch already
-        if own.kl_weight > 0:
-            kl = partial(kl_divergence, form=weight.kl_form)
-            terms["kl"] = (own.kl_weight, kl(made.style) + kl(made.source_style))
-        return cycled, terms
-
-    def _own_terms(self, made: Translation) -> Terms:
-        weight = self.options.loss.content
-        return {"content": (weight, self.perceptual(made.part.source, made.fake).mean())} if weight > 0 else {}
+        if own is not None and own.kl_weight > 0:
+            of_target, of_source = (kl_divergence(s, weight.kl_form) for s in (made.style, made.source_style))
+            terms["kl"] = (own.kl_weight, of_target + of_source)
+        return terms
 
 
 def triplet_weights(source_labels: Tensor, labels: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ class Translation:
     style: Tensor  # a^y (B, S), of the active ones
     source_style: Tensor  # a^x (B, S)
     fake: Tensor  # ŷ (B, 3, H, W)
+    own: Any = None  # what a method's `_latent_guided_update` handed over; None in the reference-guided update
 
 
 class StarGan2:
@@ -168,9 +169,13 @@ class StarGan2:
         """Return further terms of the generator's objective."""
         return {}
 
-    def _pairs(self, part: Batch) -> Tensor:
-        """Weights (B, N) of the (image, active domain) pairs in the adversarial term; zero where d is."""
-        return labels_of(part) * (part.share / len(part.reference))
+    def _pairs(self, part: Batch, of_sources: bool = False) -> Tensor:
+        """Weights (B, N) of the (image, active domain) pairs in the adversarial term; zero where d is.
+
+        Of the references, as of the translations into their domains, or of the sources.
+        """
+        labels = source_labels_of(part) if of_sources else labels_of(part)
+        return labels * (part.share / len(labels))
 
     # The four losses.
 
@@ -193,18 +198,20 @@ class StarGan2:
     def _discriminator_loss(
         self, part: Batch, fake: Tensor, penalised: bool, suffix: str
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        weight = self.options.loss
+        weight, of_sources = self.options.loss, self.options.loss.real == "sources"
+        real, labels = (part.source, source_labels_of(part)) if of_sources else (part.reference, labels_of(part))
         if penalised:
             discriminator = self.networks["discriminator"]
-            real = part.reference.detach().requires_grad_()
+            real = real.detach().requires_grad_()
             of_real, of_fake = discriminator(real), discriminator(fake)
         else:
-            of_real, of_fake = self._discriminate(torch.cat([part.reference, fake])).chunk(2)
-        pairs = self._pairs(part)
-        adversarial = losses.adversarial(of_real, pairs, real=True) + losses.adversarial(of_fake, pairs, real=False)
+            of_real, of_fake = self._discriminate(torch.cat([real, fake])).chunk(2)
+        adversarial = losses.adversarial(of_real, self._pairs(part, of_sources), real=True) + losses.adversarial(
+            of_fake, self._pairs(part), real=False
+        )
         total, terms = weight.adv * adversarial, {f"d_adv{suffix}": adversarial.detach()}
         if penalised:
-            r1 = part.share * losses.r1_penalty(of_real, real, labels_of(part), weight.r1_heads)
+            r1 = part.share * losses.r1_penalty(of_real, real, labels, weight.r1_heads)
             total = total + weight.r1 * weight.r1_every * r1
             terms[f"r1{suffix}"] = r1.detach()
         return total, terms
@@ -222,7 +229,7 @@ class StarGan2:
         style = losses.aggregate(styles, d_y)
         source_style = losses.aggregate(style_encoder(x), source_labels_of(part))
         content = generator.encode(fake)
-        made = Translation(part, "latent", styles, style, source_style, fake)
+        made = Translation(part, "latent", styles, style, source_style, fake, own)
         adv = losses.adversarial(self._discriminate(fake), self._pairs(part), real=True)
         sty = losses.distance(losses.aggregate(style_encoder(fake), d_y), style)  # on what the generator got
         terms: Terms = {"sty": (weight.sty, sty)}

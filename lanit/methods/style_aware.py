@@ -52,24 +52,18 @@ class StyleAware:
         """
         options.check(size, len(domains))
         self.options, self.clusters = options, options.prototypes(len(domains))
-        self.device, network = torch.device(device), options.network
-        self.networks = (
-            nn.ModuleDict(
-                {
-                    "generator": Generator(size, network),
-                    "discriminator": StyleDiscriminator(size, network),
-                    "prototypes": Prototypes(self.clusters, network.style_size),
-                    "queue": CodeQueue(self.clusters, network.style_size),
-                }
-            )
-            .to(device)
-            .to(memory_format=torch.channels_last)
-        )
-        averaged = ("generator", "discriminator", "prototypes")
-        self.averaged = nn.ModuleDict({name: copy.deepcopy(self.networks[name]) for name in averaged})
-        self.averaged.requires_grad_(False).eval()
-        self._discriminate: Callable[[Tensor], tuple[Tensor, Tensor]] = self.networks["discriminator"]
-        self._optimisers = _make_optimisers(self.networks, options)
+        self.device = torch.device(device)
+        sizes = options.network
+        self.generator, self.discriminator = Generator(size, sizes), StyleDiscriminator(size, sizes)
+        self.prototypes = Prototypes(self.clusters, sizes.style_size)
+        self.queue = CodeQueue(self.clusters, sizes.style_size)
+        learned = {"generator": self.generator, "discriminator": self.discriminator, "prototypes": self.prototypes}
+        self.networks = nn.ModuleDict({**learned, "queue": self.queue})
+        self.networks.to(device=device).to(memory_format=torch.channels_last)
+        self._averages = copy.deepcopy((self.generator, self.discriminator, self.prototypes))
+        self.averaged = nn.ModuleDict(dict(zip(learned, self._averages))).requires_grad_(False).eval()
+        self.criticise: Callable[[Tensor], tuple[Tensor, Tensor]] = self.discriminator
+        self._optimisers = _make_optimisers(self.generator, self.discriminator, self.prototypes, options)
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
         """The optimisers of generator, discriminator and prototypes."""
@@ -82,14 +76,14 @@ class StyleAware:
     def updates(self, parts: Sequence[Batch]) -> Iterator[Update]:
         """Update the discriminator with its prototypes, then the generator; now and then each for a term of its own."""
         (batch,) = parts
-        options, prototypes = self.options, self.networks["prototypes"]
+        options = self.options
         self._set_rates(batch.progress)
         step = _Step(self, batch)
         if batch.progress < options.optimiser.freeze:
             yield Update(("discriminator",), step.discriminate)
         else:
             yield Update(("discriminator", "prototypes"), step.discriminate)
-            prototypes.normalise()
+            self.prototypes.normalise()
         if options.loss.r1 > 0 and batch.step % options.loss.r1_every == 0:
             yield Update(("discriminator",), step.regularise)
         yield Update(("generator",), step.generate)
@@ -99,10 +93,9 @@ class StyleAware:
 
     def compile(self) -> None:
         """Compile generator and discriminator, but for the penalty: no compiler makes its second derivative."""
-        generator = self.networks["generator"]
-        generator.encode = torch.compile(generator.encode, dynamic=False)
-        generator.decode = torch.compile(generator.decode, dynamic=False)
-        self._discriminate = torch.compile(self.networks["discriminator"], dynamic=False)
+        for part in ("encode", "decode"):
+            setattr(self.generator, part, torch.compile(getattr(self.generator, part), dynamic=False))
+        self.criticise = torch.compile(self.discriminator, dynamic=False)
 
     @cached_property
     def distance(self) -> Distance:
@@ -123,13 +116,13 @@ class StyleAware:
     @torch.no_grad()
     def cluster_logits(self, images: Tensor) -> Tensor:
         """Logits (B, K) of the prototypes for images (B, 3, H, W): what the discriminator predicts assignments with."""
-        codes = self.averaged["discriminator"].encode(images)
-        return codes @ self.averaged["prototypes"].directions().T / self.options.loss.temperature
+        _, discriminator, prototypes = self._averages
+        return discriminator.encode(images) @ prototypes.directions().T / self.options.loss.temperature
 
     @torch.no_grad()
     def reference_style(self, references: Tensor, labels: Tensor | None = None) -> Tensor:
         """Style codes (B, S) of unit length of reference images (B, 3, H, W); labels play no part."""
-        return self.averaged["discriminator"].encode(references)
+        return self._averages[1].encode(references)
 
     @torch.no_grad()
     def latent_style(self, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -138,7 +131,7 @@ class StyleAware:
         Each active prototype is perturbed, as in training. Several meet at the point of the sphere whose cosines with
         them have the largest sum: of two, midway.
         """
-        prototypes = self.averaged["prototypes"].directions()
+        prototypes = self._averages[2].directions()
         noise = torch.randn(len(labels), *prototypes.shape, generator=generator, device=generator.device)
         codes = perturb(prototypes, noise.to(prototypes), self.options.perturbation)  # (B, K, S)
         return F.normalize(aggregate(codes, labels.to(prototypes)), dim=1)
@@ -149,7 +142,7 @@ class StyleAware:
 
         Of styles (B, S) only the direction counts, so that points between two codes are codes.
         """
-        return self.averaged["generator"](sources, F.normalize(styles, dim=1)).clamp(-1, 1)
+        return self._averages[0](sources, F.normalize(styles, dim=1)).clamp(-1, 1)
 
     def _set_rates(self, progress: float) -> None:
         warmup = self.options.optimiser.warmup
@@ -163,7 +156,7 @@ class _Step:
     """One step: its losses over the whole batch, all processes' images, and what they hand on to one another."""
 
     def __init__(self, method: StyleAware, batch: Batch) -> None:
-        self.method, self.options, self.networks, self.batch = method, method.options, method.networks, batch
+        self.method, self.options, self.batch = method, method.options, batch
         views = style_views(batch.source, batch.rng, self.options.view)
         # Channels last is the faster layout of convolutions, on the CPU too.
         self.real, self.other = (view.contiguous(memory_format=torch.channels_last) for view in views)
@@ -172,17 +165,17 @@ class _Step:
 
     def discriminate(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Of discriminator and prototypes: real or fake, and swapped prediction; the images serve `generate` too."""
-        weights, networks, generator = self.options.loss, self.networks, self.networks["generator"]
-        logits, codes = self.method._discriminate(torch.cat([self.real, self.other]))
+        weights, generator, prototypes = self.options.loss, self.method.generator, self.method.prototypes
+        logits, codes = self.method.criticise(torch.cat([self.real, self.other]))
         views = codes.chunk(2)
         self.codes = collectives.all_gather(torch.stack(views, dim=1))  # (all images, 2, S)
         self.style, self.target = views[0].detach(), self._targets(self.codes[:, 0])
         self.content = generator.encode(self.real)
         self.images = generator.decode(torch.cat([self.content, self.content]), torch.cat([self.target, self.style]))
-        of_fake, _ = self.method._discriminate(self.images.chunk(2)[0].detach())
+        of_fake, _ = self.method.criticise(self.images.chunk(2)[0].detach())
         adversarial = F.softplus(-logits.chunk(2)[0]).mean() + F.softplus(of_fake).mean()
-        first, second = (networks["prototypes"](view) for view in views)
-        queued = [networks["prototypes"](held).detach() for held in self._queued()]
+        first, second = (prototypes(view) for view in views)
+        queued = [prototypes(held).detach() for held in self._queued()]
         swap = swapped_prediction(
             first, second, queued, weights.temperature, weights.epsilon, weights.sinkhorn_iterations
         )
@@ -192,16 +185,17 @@ class _Step:
     def regularise(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Of the discriminator, once in `r1_every` steps: R1, by so much the heavier."""
         real = self.real.detach().requires_grad_()
-        penalty = r1_penalty(self.networks["discriminator"].judge(real), real)
+        penalty = r1_penalty(self.method.discriminator.judge(real), real)
         return self._share(self.options.loss.r1 * self.options.loss.r1_every * penalty, {"d_r1": penalty})
 
     def generate(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Of the generator: real to the discriminator, in the target's style, and the image itself in its own style."""
         weights = self.options.loss
         translation, reconstruction = self.images.chunk(2)
-        logits, codes = self.method._discriminate(torch.cat([translation, reconstruction]))
+        logits, codes = self.method.criticise(torch.cat([translation, reconstruction]))
         adversarial = F.softplus(-logits).mean()  # over translations and reconstructions
         style = style_distance(codes.chunk(2)[0], self.target)
+        assert self.method.distance is not None
         reconstructed = self.method.distance(reconstruction, self.real).mean()
         loss = weights.adversarial * adversarial + weights.style * style + weights.reconstruction * reconstructed
         terms = {"g_adversarial": adversarial, "g_style": style, "g_reconstruction": reconstructed}
@@ -209,7 +203,7 @@ class _Step:
 
     def preserve(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Of the generator, once in `content_every` steps: content stays where two styles share an image."""
-        generator = self.networks["generator"]
+        generator = self.method.generator
         content = generator.encode(self.real)
         mask = rectangles(self.uniform[:, 6:10], content.shape[-1])
         swapped = self.uniform[:, 10:] < 0.5
@@ -221,12 +215,12 @@ class _Step:
     def remember(self) -> None:
         """Queue the codes of this step."""
         if len(self.codes) < self.method.clusters:
-            self.networks["queue"].push(self.codes)
+            self.method.queue.push(self.codes)
 
     def _targets(self, codes: Tensor) -> Tensor:
         """Style codes (B, S) to translate into: of images of the whole batch, (all, S), or of draws from prototypes."""
         reference = codes[(self.uniform[:, 0] * len(codes)).long()]
-        prototypes = self.networks["prototypes"].directions()
+        prototypes = self.method.prototypes.directions()
         drawn = sample_styles(prototypes, self.uniform[:, 1:5], self.noise, self.options.perturbation)
         return torch.where(self.uniform[:, 5:6] < self.options.latent_share, drawn, reference)
 
@@ -235,7 +229,7 @@ class _Step:
         count, step = len(self.codes), self.batch.step
         if count >= self.method.clusters or step * count < self.method.clusters:
             return ()
-        return self.networks["queue"].views() if self.batch.progress >= self.options.loss.queue_start else ()
+        return self.method.queue.views() if self.batch.progress >= self.options.loss.queue_start else ()
 
     def _share(self, loss: Tensor, terms: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """What this process adds of means over the images of all."""
@@ -245,6 +239,9 @@ class _Step:
 
 class CodeQueue(nn.Module):
     """The latest style codes of both views."""
+
+    codes: Tensor
+    next: Tensor
 
     def __init__(self, length: int, style_size: int) -> None:
         super().__init__()
@@ -305,7 +302,7 @@ def swapped_prediction(
         -(sinkhorn(ours, epsilon, iterations, held) * (theirs / temperature).log_softmax(1)).sum(1).mean()
         for ours, theirs, held in ((first, second, of_queue[0]), (second, first, of_queue[1]))
     ]
-    return sum(entropies) / 2
+    return (entropies[0] + entropies[1]) / 2
 
 
 def style_distance(codes: Tensor, targets: Tensor) -> Tensor:
@@ -369,15 +366,17 @@ def rectangles(uniform: Tensor, side: int) -> Tensor:
     return (inside[:, 1, :, None] & inside[:, 0, None, :])[:, None].to(uniform.dtype)
 
 
-def _make_optimisers(networks: nn.ModuleDict, options: StyleAwareOptions) -> dict[str, torch.optim.Optimizer]:
+def _make_optimisers(
+    generator: Generator, discriminator: StyleDiscriminator, prototypes: Prototypes, options: StyleAwareOptions
+) -> dict[str, torch.optim.Optimizer]:
     rates, loss = options.optimiser, options.loss
-    mapping = list(networks["generator"].mapping.parameters())
-    others = [parameter for name, parameter in networks["generator"].named_parameters() if "mapping" not in name]
+    mapping = list(generator.mapping.parameters())
+    others = [*generator.encoder.parameters(), *generator.decoder.parameters()]
 
     def adam(groups: list[dict], every: int, weight: float) -> torch.optim.Optimizer:
         # A network that now and then takes two steps in one takes each a little smaller (StyleGAN2, appendix B).
         correction = every / (every + 1) if weight > 0 else 1.0
-        betas = tuple(beta**correction for beta in rates.betas)
+        betas = (rates.betas[0] ** correction, rates.betas[1] ** correction)
         optimiser = torch.optim.Adam(groups, lr=correction * rates.learning_rate, betas=betas, fused=True)
         for group in optimiser.param_groups:
             group["lr"] *= group.pop("factor", 1.0)
@@ -388,8 +387,8 @@ def _make_optimisers(networks: nn.ModuleDict, options: StyleAwareOptions) -> dic
         "generator": adam(
             [{"params": others}, {"params": mapping, "factor": rates.mapping}], loss.content_every, loss.content
         ),
-        "discriminator": adam([{"params": list(networks["discriminator"].parameters())}], loss.r1_every, loss.r1),
-        "prototypes": adam([{"params": [networks["prototypes"].weight], "factor": rates.prototypes}], 1, 0.0),
+        "discriminator": adam([{"params": list(discriminator.parameters())}], loss.r1_every, loss.r1),
+        "prototypes": adam([{"params": [prototypes.weight], "factor": rates.prototypes}], 1, 0.0),
     }
 
 

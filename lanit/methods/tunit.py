@@ -153,9 +153,8 @@ class _Step:
     def discriminate(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Of the discriminator (Eq. 3); the images serve `generate` too."""
         weights, networks, source, reference = self.options.loss, self.networks, self.batch.source, self.batch.reference
-        styles, logits = networks["guiding"](torch.cat([source, reference]))
-        source_style, reference_style = styles.chunk(2)
-        self.source_cluster, self.reference_cluster = logits.detach().argmax(1).chunk(2)
+        (source_style, of_source), (reference_style, of_reference) = self._guided(source, reference)
+        self.source_cluster, self.reference_cluster = of_source.argmax(1), of_reference.argmax(1)
         content = networks["generator"].encode(source)
         self.images = networks["generator"].decode(
             torch.cat([content, content]), torch.cat([reference_style, source_style])
@@ -189,6 +188,14 @@ class _Step:
         with torch.autocast(self.keys.device.type, enabled=False):  # sums of many steps
             self.networks["clusters"].update(self.reference_keys, self.reference_logits)
         self.follow(list(self.networks["key_encoder"].parameters()), list(self.networks["guiding"].parameters()), None)
+
+    def _guided(self, source: Tensor, reference: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Styles (B, S) and cluster logits (B, K) of sources and of references, normalised together or apart."""
+        guiding = self.networks["guiding"]
+        if self.options.statistics == "separate":
+            return [guiding(source), guiding(reference)]
+        styles, logits = guiding(torch.cat([source, reference]))
+        return list(zip(styles.chunk(2), logits.detach().chunk(2)))
 
     def _share(self, loss: Tensor, terms: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """What this process adds of means over its images, and of mutual information, which all have in common."""

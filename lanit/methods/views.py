@@ -18,6 +18,7 @@ from lanit.settings.style_aware import StyleAwareViews
 from lanit.settings.tunit import ViewOptions
 
 CROP_RATIO = (3 / 4, 4 / 3)  # width over height of a crop, torchvision's
+TRIES = 10  # to find a crop that fits, torchvision's
 BOX_RATIO, BOX_AREA = (0.3, 3.3), (0.1, 0.33)  # of a box that is cut out, and its share of the image
 
 
@@ -30,16 +31,25 @@ def second_view(images: Tensor, rng: BatchRng, options: ViewOptions) -> Tensor:
     uniform = rng.uniform(10).to(images.dtype).T  # (10, B)
     mirror = 1 - 2 * (uniform[9] < options.mirror).to(images.dtype)  # -1 where mirrored
     even = 2 * uniform - 1  # in [-1, 1]
-    moved = affine(
-        images,
-        rotation=options.rotation * even[0],
-        shift=options.shift * even[1:3].T,
-        shear=options.shear * even[3],
-        zoom=1 + options.zoom * even[4],
-        mirror=mirror,
-    )
+    zoom, box = 1 + options.zoom * even[4], None
+    if options.crop == "anywhere":
+        tries, place = rng.uniform(TRIES, 2).to(images.dtype), rng.uniform(2).to(images.dtype)
+        centre, extent = first_fitting_box(tries, place, options.zoom)
+        zoom, mirror, flip = torch.ones_like(mirror), torch.ones_like(mirror), mirror  # what is mirrored is the crop
+        box = centre, extent * torch.stack([flip, torch.ones_like(flip)], dim=1)
     strengths = (options.brightness, options.contrast, options.saturation, options.hue)
-    return _jitter(moved, order, strengths, even[5:9])
+    with torch.autocast(images.device.type, enabled=False):  # it would round places, too
+        moved = affine(
+            images,
+            rotation=options.rotation * even[0],
+            shift=options.shift * even[1:3].T,
+            shear=options.shear * even[3],
+            zoom=zoom,
+            mirror=mirror,
+            box=box,
+            border=options.border,
+        )
+        return _jitter(moved, order, strengths, even[5:9])
 
 
 def style_views(images: Tensor, rng: BatchRng, options: StyleAwareViews) -> tuple[Tensor, Tensor]:
@@ -153,17 +163,30 @@ def _jitter(images: Tensor, order: list[int], strengths: tuple[float, float, flo
     return coloured * 2 - 1
 
 
-def affine(images: Tensor, rotation: Tensor, shift: Tensor, shear: Tensor, zoom: Tensor, mirror: Tensor) -> Tensor:
-    """Mirror, zoom, shear, rotate about the centre and then shift square images (B, 3, H, H) of any range.
+def affine(
+    images: Tensor,
+    rotation: Tensor,
+    shift: Tensor,
+    shear: Tensor,
+    zoom: Tensor,
+    mirror: Tensor,
+    box: tuple[Tensor, Tensor] | None = None,
+    border: str = "reflection",
+) -> Tensor:
+    """Mirror, zoom, shear, rotate about the centre and then shift square images (B, 3, H, H), and show a box of them.
 
-    What comes in from outside is the image's own reflection: a border of one colour would tell the two views apart.
+    All in one bilinear sampling.
 
     Args:
+        images: of any range, or in [-1, 1] with a black border.
         rotation: (B,) degrees, clockwise.
         shift: (B, 2) share of the side, to the right and down.
         shear: (B,) degrees along x.
         zoom: (B,) factor.
         mirror: (B,) -1 mirrors left and right, 1 does not.
+        box: centre and extent (B, 2) of what is shown of the result; see `crop`. None is all of it.
+        border: what comes in from outside: the image's own `"reflection"`, as a border of one colour would tell the two
+            views apart, or `"black"`.
     """
     angle, tilt = torch.deg2rad(rotation), torch.tan(torch.deg2rad(shear))
     cos, sin = torch.cos(angle), torch.sin(angle)
@@ -171,8 +194,34 @@ def affine(images: Tensor, rotation: Tensor, shift: Tensor, shear: Tensor, zoom:
     rows = torch.stack([mirror * (cos - tilt * sin), mirror * (sin + tilt * cos), -sin, cos], dim=1)
     matrix = rows.view(-1, 2, 2) / zoom[:, None, None]
     offset = -matrix @ (2 * shift[:, :, None])  # positions run from -1 to 1
+    if box is not None:
+        centre, extent = box
+        offset, matrix = offset + matrix @ centre[:, :, None], matrix * extent[:, None, :]
     grid = F.affine_grid(torch.cat([matrix, offset], dim=2), list(images.shape), align_corners=False)
+    if border == "black":
+        return F.grid_sample(images + 1, grid, mode="bilinear", padding_mode="zeros", align_corners=False) - 1
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+
+def first_fitting_box(tries: Tensor, place: Tensor, width: float) -> tuple[Tensor, Tensor]:
+    """Centre and extent (B, 2) of the boxes of torchvision's RandomResizedCrop, but for its rounding to pixels.
+
+    Area and aspect are drawn until a box fits into the image; where none of the tries does, the box is the image.
+
+    Args:
+        tries: (B, T, 2) in [0, 1): area, and logarithm of width over height.
+        place: (B, 2) in [0, 1): from the left and from the top.
+        width: the area, and the aspect, lie between 1 - width and 1 + width.
+    """
+    area = 1 + width * (2 * tries[..., 0] - 1)
+    low, high = math.log(1 - width), math.log(1 + width)
+    aspect = (low + (high - low) * tries[..., 1]).exp()
+    extents = torch.stack([area * aspect, area / aspect], dim=-1).sqrt()  # (B, T, 2)
+    fits = (extents <= 1).all(-1)
+    first = fits.to(torch.uint8).argmax(1)  # of equals, the first
+    extent = extents.gather(1, first[:, None, None].expand(-1, 1, 2)).squeeze(1)
+    extent = torch.where(fits.any(1)[:, None], extent, torch.ones_like(extent))
+    return (1 - extent) * (2 * place - 1), extent
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:

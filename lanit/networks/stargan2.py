@@ -24,7 +24,7 @@ class Generator(nn.Module):
     def __init__(self, size: int, options: NetworkOptions):
         super().__init__()
         halvings = _halvings(size, options.bottleneck, "network.bottleneck")
-        widths = [min(options.base_channels * 2**i, options.max_channels) for i in range(halvings + 1)]
+        widths = options.widths(size, halvings)
         style, narrow = options.style_size, widths[-1]
         self.from_rgb = nn.Conv2d(3, widths[0], 3, padding=1)
         self.encoder = nn.Sequential(
@@ -112,7 +112,7 @@ class Discriminator(nn.Module):
 def _trunk(size: int, options: NetworkOptions) -> tuple[nn.Sequential, int]:
     """Layers that bring an image down to (B, C, 1, 1), and C."""
     halvings = _halvings(size, 4, "the discriminator's last feature map")
-    widths = [min(options.base_channels * 2**i, options.max_channels) for i in range(halvings + 1)]
+    widths = options.widths(size, halvings)
     layers = [
         nn.Conv2d(3, widths[0], 3, padding=1),
         *(ResidualBlock(a, b, downsample=True) for a, b in itertools.pairwise(widths)),

@@ -107,7 +107,7 @@ class Generator(nn.Module):
                 # The picture begins after the second block.
                 _StyledBlock(narrow, narrow, hidden, paint=False),
                 _StyledBlock(narrow, narrow, hidden),
-                *(_StyledBlock(b, a, hidden, double=True) for a, b in reversed(list(itertools.pairwise(widths)))),
+                *(_StyledBlock(b, a, hidden, enlarge=True) for a, b in reversed(list(itertools.pairwise(widths)))),
             ]
         )
         sizes = [options.style_size] + [hidden] * options.mapping_layers
@@ -184,11 +184,11 @@ class _ContentBlock(nn.Module):
 
 
 class _StyledBlock(nn.Module):
-    """Two convolutions behind AdaIN, the map first doubled where asked for, and a layer that adds to the picture."""
+    """Two convolutions behind AdaIN, which may double the map, and a layer that adds to the picture."""
 
-    def __init__(self, channels_in: int, channels_out: int, style_size: int, double: bool = False, paint: bool = True):
+    def __init__(self, channels_in: int, channels_out: int, style_size: int, enlarge: bool = False, paint: bool = True):
         super().__init__()
-        self.double = double
+        self.enlarge = enlarge
         self.norm1, self.norm2 = AdaIN(style_size, channels_in), AdaIN(style_size, channels_out)
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
@@ -199,7 +199,7 @@ class _StyledBlock(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """x (B, C_in, H, W) and the picture so far (B, 3, H, W) → both after this block."""
         x = F.leaky_relu(styled(self.norm1, x), 0.2)
-        if self.double:
+        if self.enlarge:
             x = F.interpolate(x, scale_factor=2, mode="nearest")
         x = self.conv2(F.leaky_relu(styled(self.norm2, self.conv1(x)), 0.2))
         if self.to_rgb is None:

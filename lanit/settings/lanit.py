@@ -25,7 +25,8 @@ class PromptOptions:
     """When and how fast prompts learn, where `language.prompts` says that they do."""
 
     start: Share = 99 / 150  # share of the budget before it: 99k of 150k iterations
-    learning_rate: Positive = 1e-5  # the authors': 1e-6 to 2e-5
+    learning_rate: Positive = 1e-5  # the released code's: 1e-6 in its published command, else 2e-5
+    weight_decay: Weight = 0.0  # words are not drawn towards zero; the released code's: 1e-4
     relabel_every: Count = 100  # steps from one set of labels to the next
 
 
@@ -36,6 +37,8 @@ class LanitOptions(StarGan2Options):
     loss: LanitLossOptions = field(default_factory=LanitLossOptions)
     prompts: PromptOptions = field(default_factory=PromptOptions)
     mapping_learning_rate: Positive = 1e-4  # LANIT's; StarGAN v2's own is 1e-6
+    # Images that every candidate covers: the released code takes no step on a batch that holds one.
+    fully_covered: Literal["drawn", "left_out"] = "drawn"
 
     def check_prompts(self, prompts: str) -> None:
         """Raise LanitError where prompts are to learn from a language loss without a weight."""

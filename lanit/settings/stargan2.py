@@ -14,12 +14,18 @@ Momentum = Annotated[float, Within(0, 1, below=True)]
 class NetworkOptions:
     """Sizes of the four networks; the defaults are the paper's at 256²."""
 
-    base_channels: Count = 64  # at full resolution; doubled at each halving (the released code: 2^14 / size)
+    # At full resolution; doubled at each halving. None: 2^14 / size, as in the released code, which is 64 at 256².
+    base_channels: Count | None = 64
     max_channels: Count = 512
     style_size: Count = 64
     latent_size: Count = 16
     hidden_size: Count = 512  # of the mapping network
     bottleneck: Count = 16  # side of the generator's smallest feature map, in pixels
+
+    def widths(self, size: int, halvings: int) -> list[int]:
+        """Channels at full resolution of images of `size` pixels, and after each halving."""
+        base = max(1, 2**14 // size) if self.base_channels is None else self.base_channels
+        return [min(base * 2**i, self.max_channels) for i in range(halvings + 1)]
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,9 @@ class LossOptions:
     # Of which output of the discriminator the gradient is taken: the sum of an image's active heads, as in StarGAN v2's
     # and LANIT's released code, or their mean, which for k active domains is 1/k² of it.
     r1_heads: Literal["sum", "mean"] = "sum"
+    # The discriminator's real images: the references, of the domains that are translated into (LANIT's eq. 5), or the
+    # sources, of their own, as in StarGAN v2's and LANIT's released code. Both are drawn in the same way.
+    real: Literal["references", "sources"] = "references"
 
 
 @dataclass(frozen=True)

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 from lanit.config import Count, LanitError, Positive, Share, Weight, Within
 
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """Half-widths of uniform draws; TUNIT's values."""
+    """The second view: half-widths of uniform draws, which are TUNIT's, and two forms, of which it has the others."""
 
     rotation: Weight = 20.0  # degrees
     shift: Weight = 0.1  # share of the side
     shear: Weight = 10.0  # degrees, along x
-    zoom: Weight = 0.1  # about a scale of 1
+    # About a scale of 1; with `crop: anywhere` about an area of 1 and, on a logarithmic scale, about an aspect of 1.
+    zoom: Annotated[float, Within(0, 1, below=True)] = 0.1
     brightness: Weight = 0.4  # about a factor of 1, as are the next two
     contrast: Weight = 0.4
     saturation: Weight = 0.4
     hue: Weight = 0.125  # share of the full circle
     mirror: Share = 0.5  # probability of a horizontal flip
+    # `centred` zooms in and out about the centre. `anywhere` is the released code's random resized crop: a box of any
+    # place and varying aspect, and the whole image where none fits, so that it zooms in alone.
+    crop: Literal["centred", "anywhere"] = "centred"
+    # What comes in from outside: the image's own `reflection`, or `black` as in the released code.
+    border: Literal["reflection", "black"] = "reflection"
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,10 @@ class TunitOptions:
     loss: TunitLoss = field(default_factory=TunitLoss)
     optimiser: TunitOptimiser = field(default_factory=TunitOptimiser)
     view: ViewOptions = field(default_factory=ViewOptions)
+    # Once discriminator and generator learn, the guiding network gives style and cluster of sources and references, and
+    # its batch normalisation is by the statistics of the two together (2B images), or of each (B) as in the released
+    # code.
+    statistics: Literal["joint", "separate"] = "joint"
     # Share of the budget in which the guiding network learns alone: 65k of 200k iterations.
     warmup: Share = 0.325
     ema: Share = 0.999  # decay of the generator's moving average

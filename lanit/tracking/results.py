@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lanit.catalogue import EXTERNAL
 from lanit.config import LanitError
 from lanit.tracking.runs import legal_name, read_record
 from lanit.tracking.store import child_run, open_client, open_dataset, read_store, unusable
@@ -48,8 +49,9 @@ def log_scores(track: str | Path, run: Path, scores: Mapping[str, Any], pictures
         client.log_dict(child.info.run_id, dict(scores), "scores.json")
         for picture in pictures:
             client.log_artifact(child.info.run_id, str(picture), "pictures")
-        if child.info.status == "RUNNING" and (run / "model.safetensors").is_file():
-            client.set_terminated(child.info.run_id, "FINISHED")  # its training lost the store before it ended
+        finished = key.method == EXTERNAL or (run / "model.safetensors").is_file()
+        if child.info.status == "RUNNING" and finished:  # a training that lost the store before it ended, or none
+            client.set_terminated(child.info.run_id, "FINISHED")
     except LanitError:
         raise
     except Exception as error:  # MLflow's, SQLAlchemy's or the network's own
@@ -101,10 +103,14 @@ def has_tables(track: str | Path, datasets: Iterable[str], mark: str) -> bool:
 
 
 def score_metrics(scores: Mapping[str, Any]) -> dict[str, float]:
-    """`scores.json` → flat metrics: means by name ("mfid"), classes as "fid/red hair"; absent values left out."""
+    """`scores.json` → flat metrics: means by name ("mfid"), classes as "fid/red hair", clusters as "clusters/nmi".
+
+    Absent values are left out.
+    """
     flat = dict(scores.get("mean", {}).items())
     for group, values in scores.get("per_class", {}).items():
         flat.update({f"{name}/{group}": value for name, value in values.items()})
+    flat.update({f"clusters/{name}": value for name, value in (scores.get("clusters") or {}).items()})
     return {
         legal_name(name): float(value)
         for name, value in flat.items()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lanit.catalogue import EXTERNAL
 from lanit.config import LanitError, digest
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ class ChildKey:
 
     @property
     def name(self) -> str:
-        """Name of the run in the UI, such as "lanit-n10-seed0" or "lanit_top1-n10-seed0"."""
+        """Name of the run in the UI, such as "lanit-n10-seed0", "lanit_top1-n10-seed0" or "styleclip (external)"."""
+        if self.method == EXTERNAL:
+            return f"{self.variant} (external)"
         return f"{self.variant}-n{self.domains}-seed{self.seed}"
 
     def tags(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from lanit.config import LanitError
 from lanit.data.augment import augment
 from lanit.data.batches import ImageStore, balanced_indices, prefetch, sample_indices
 from lanit.data.rng import BatchRng
-from lanit.methods.protocol import Batch, LabelledMethod
+from lanit.methods.protocol import Batch, LabelledMethod, LanguageMethod
 from lanit.training.distributed import World
 from lanit.training.options import TrainOptions
 
@@ -34,18 +34,20 @@ class Feed:
         self.store = ImageStore(manifest, "train")
         self.labels: Tensor | None = None  # (M, N), for all images of the split
         self.pool = np.arange(len(self.store))  # rows that are drawn from
-        self._balanced, self._references = False, 1
+        self._balanced, self._references, self._draws_fully_covered = False, 1, True
+        self._share_without = 0.0
         self._members: list[np.ndarray] = []  # rows of each domain, where images are drawn evenly over domains
         self._samples: tuple[Tensor, Tensor, Tensor | None] | None = None
 
     @property
     def share_without(self) -> float:
         """Share of the images that no domain is active for."""
-        return 1 - len(self.pool) / len(self.store)
+        return self._share_without
 
     def draw_as(self, method: LabelledMethod) -> None:
-        """Draw as a method asks: evenly over its domains or not, and one or two references."""
+        """Draw as a method asks: evenly over domains or not, one or two references, images of all domains or not."""
         self._balanced, self._references = method.balanced, method.references
+        self._draws_fully_covered = not isinstance(method, LanguageMethod) or method.draws_fully_covered
 
     def label(self, labels: NDArray[np.bool_], advice: str) -> None:
         """Give the images labels (M, N), and draw from now on from those that have one.
@@ -53,8 +55,12 @@ class Feed:
         Raises:
             LanitError: there are not enough of them for one batch; the message ends with `advice`.
         """
-        pool = np.flatnonzero(labels.any(1))
-        found = f"only {len(pool)} of {len(labels)} images have an active domain"
+        drawn, what = labels.any(1), "have an active domain"
+        self._share_without = float(1 - drawn.mean())
+        if not self._draws_fully_covered:  # a slack domain's column, which comes after the candidates', is off in these
+            drawn, what = drawn & ~labels[:, : len(self.options.domains)].all(1), "have an active domain and not all"
+        pool = np.flatnonzero(drawn)
+        found = f"only {len(pool)} of {len(labels)} images {what}"
         if len(pool) < self.options.batch:
             raise LanitError(f"{found}, less than one batch of {self.options.batch}; {advice}")
         if len(pool) < SCARCE * len(labels) and self.world.is_main:
@@ -80,7 +86,11 @@ class Feed:
         drawn = {role: self._draw(role, step) for role in ("source", "reference")}
         if self._references == 2:
             drawn["second_reference"] = self._draw("second_reference", step, drawn["reference"])
-        pairs = None if self.labels is None else self._put(self.labels[drawn["reference"]].sum())
+        pairs = (
+            {}
+            if self.labels is None
+            else {role: self._put(self.labels[drawn[role]].sum()) for role in ("source", "reference")}
+        )
         count = options.batch // (world.size * options.accumulate)
         begin = world.rank * options.accumulate * count
         starts = range(begin, begin + options.accumulate * count, count)
@@ -109,7 +119,7 @@ class Feed:
         return balanced_indices(self._members, options.seed, step, options.batch, role, domains)
 
     def _part(
-        self, drawn: dict[str, NDArray[np.int64]], start: int, count: int, pairs: Tensor | None, step: int
+        self, drawn: dict[str, NDArray[np.int64]], start: int, count: int, pairs: dict[str, Tensor], step: int
     ) -> Batch:
         options = self.options
         rows = [chosen[start : start + count] for chosen in drawn.values()]
@@ -126,12 +136,13 @@ class Feed:
             reference=images[1],
             source_labels=labels[0],
             reference_labels=labels[1],
-            pairs=pairs,
+            pairs=pairs.get("reference"),
             share=count / options.batch,
             rng=rng,
             step=step,
             progress=options.progress(step),
             second_reference=images[2] if len(images) > 2 else None,
+            source_pairs=pairs.get("source"),
         )
 
     def _images(self, rows: NDArray[np.int64]) -> Tensor:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import resource
-import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lanit.config import LanitError
+from lanit.config import LanitError, code_version
 from lanit.files import write_tensors, write_whole
 from lanit.methods import create_method
 from lanit.methods.protocol import Batch, ClusteringMethod, LabelledMethod, LanguageMethod, PerceptualMethod
@@ -25,7 +23,7 @@ from lanit.training import checkpoint
 from lanit.training.averaging import average
 from lanit.training.distributed import World
 from lanit.training.feed import Feed
-from lanit.training.labelling import Inputs, Labelling
+from lanit.training.labelling import Inputs, Labelling, read_given
 from lanit.training.meter import Meter
 from lanit.training.options import TrainOptions
 from lanit.training.record import Recorder
@@ -70,6 +68,7 @@ class Training:
         _check(options, world)
         self.options, self.output, self.world = options, output, world
         self.steps = options.steps
+        found = read_given(options, inputs)  # before anything is built of what lies beside them
         torch.manual_seed(options.seed)
         self.method = create_method(
             options.method,
@@ -87,8 +86,9 @@ class Training:
         self.feed = Feed(options, inputs.manifest, world)
         self.labelling: Labelling | None = None
         if isinstance(self.method, LabelledMethod):
+            assert found is not None, "the catalogue says of a labelled method that it is one"
             self.feed.draw_as(self.method)
-            self.labelling = Labelling(self.method, options, inputs, self.feed, world)
+            self.labelling = Labelling(self.method, options, inputs, found, self.feed, world)
         self.code = code_version()
         self.data = self.feed.digest()  # a checkpoint of other data is not continued
         if world.is_main and options.samples:
@@ -139,8 +139,8 @@ class Training:
                                 flush=True,
                             )
                         return False
-        if world.is_main:
-            self._finish()
+        if record:
+            self._finish(record)
         return True
 
     def _take(self, parts: Sequence[Batch], norms: bool) -> dict[str, Tensor]:
@@ -239,7 +239,7 @@ class Training:
             },
         )
 
-    def _finish(self) -> None:
+    def _finish(self, record: Recorder) -> None:
         options = self.options
         weights = {name: value.cpu().numpy() for name, value in self.method.averaged.state_dict().items()}
         write_tensors(self.output / "model.safetensors", weights, {})
@@ -262,30 +262,9 @@ class Training:
             described["clusters"] = self.method.clusters
         if isinstance(self.method, PerceptualMethod):
             described["perceptual"] = self.method.perceptual_name
+        record.finish()
         write_whole(self.output / "run.json", json.dumps(described, indent=1))
         checkpoint.clear(self.output / "checkpoints")  # the budget is spent: nothing could continue from them
-
-
-def code_version() -> str:
-    """The git revision of the code that runs, `-dirty` where tracked files differ; `unknown` outside a checkout.
-
-    A copy without its `.git`, as a download is, has none, though it may lie in another repository.
-    """
-    checkout = Path(__file__).resolve().parents[2]
-    # In a hook of another repository git's own variables name that one.
-    named = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
-    environment = {name: value for name, value in os.environ.items() if name not in named}
-
-    def ask(*words: str) -> str:
-        command = ["git", "-C", str(checkout), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
-
-    try:
-        if Path(ask("rev-parse", "--show-toplevel")) != checkout:
-            return "unknown"
-        return ask("describe", "--always", "--abbrev=12", "--dirty", "--exclude=*")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _check(options: TrainOptions, world: World) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
 
-from lanit.files import write_whole
+from lanit.files import naming, write_whole
 from lanit.training.options import TrainOptions
 from lanit.training.samples import write_picture
+
+LIVE = "metrics.live.jsonl"  # while the training goes on; `metrics.jsonl` is that of a finished one
 
 
 class Recorder:
@@ -19,7 +22,7 @@ class Recorder:
 
     def __init__(self, folder: Path, tracked=None):
         self.folder, self.tracked = folder, tracked
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / LIVE
         self.pace = (0, 0.0)
 
     @classmethod
@@ -48,7 +51,7 @@ class Recorder:
         """Begin after `step`: lines of later steps are dropped, since those are taken again."""
         self.pace = (images, seconds)
         if self.path.is_file():
-            lines = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
+            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
             write_whole(self.path, "".join(line + "\n" for line in lines))
 
     def write(self, step: int, images: int, seconds: float, budget: int, values: dict[str, float]) -> None:
@@ -64,7 +67,7 @@ class Recorder:
         pace = (images - self.pace[0]) / max(seconds - self.pace[1], 1e-9)
         self.pace = (images, seconds)
         line = {"step": step, "images": images, "seconds": round(seconds, 2), "images_per_second": round(pace, 1)}
-        with open(self.path, "a") as file:
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line | values) + "\n")
         left = (budget - images) / pace
         shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if "_gib" not in name)
@@ -77,6 +80,11 @@ class Recorder:
         write_picture(self.folder / name, pixels)
         if self.tracked:
             self.tracked.picture(self.folder / name, "samples")
+
+    def finish(self) -> None:
+        """The log is complete, and gets the name by which others read it."""
+        if self.path.is_file():
+            os.replace(self.path, self.folder / "metrics.jsonl")
 
     def close(self, status: str) -> None:
         """Hand over what is left; `status` is MLflow's: FINISHED, FAILED or KILLED."""

@@ -12,6 +12,7 @@ from made_up_sweep import score, write_quality, write_run
 from lanit.comparison.inputs import by_setting, read_published, read_qualities, read_scores, variant_name
 from lanit.comparison.render import Column, Part, Table, escape_latex, text, to_latex, to_markdown
 from lanit.comparison.tables import (
+    cluster_tables,
     comparison_csv,
     comparison_tables,
     labels_csv,
@@ -72,6 +73,39 @@ def test_the_csv_has_every_run_with_all_its_columns(tmp_path):
     assert float(rows[0]["mfid"]) == 33.25 and rows[0]["mkid"] == "0.03325"
     assert (rows[0]["n_real"], rows[0]["n_fake"]) == ("57", "400")  # the class that has fewest
     assert (rows[0]["protocol"], rows[0]["features"]) == ("reference", "judge")
+
+
+FOUND = {"accuracy": 0.5, "nmi": 0.25, "ari": 0.125, "purity": 0.75, "largest_class": 0.2, "images": 321, "share": 0.4,
+         "clusters": 10, "used": 9}  # fmt: skip
+
+
+def test_found_domains_stand_in_a_table_of_their_own(tmp_path):
+    better = FOUND | {"accuracy": 0.7, "used": 10}
+    without = dict.fromkeys(FOUND, None) | {"images": 0, "used": 4, "clusters": 4, "share": 0.0}
+    scores = read(
+        tmp_path,
+        score(),
+        score(method="tunit", clusters=FOUND),
+        score(method="tunit", seed=1, clusters=better),
+        score(method="style_aware", clusters=better),
+        score(method="tunit", domains=4, clusters=FOUND),
+        score(method="tunit", domains=7, clusters=without),  # no image shows one class alone
+    )
+    (table,) = cluster_tables(scores)
+    rows = {
+        tuple(row[:2]): row[2:] for row in [["".join(part.text for part in cell) for cell in row] for row in table.rows]
+    }
+    assert list(rows) == [("4", "TUNIT"), ("10", "TUNIT"), ("10", "Kim et al.")] and table.rules == {1}
+    assert rows["10", "TUNIT"] == [
+        "60.0 ± 14.1", "0.250 ± 0.000", "0.125 ± 0.000", "75.0 ± 0.0", "20.0 ± 0.0", "9.5 ± 0.7"
+    ]  # fmt: skip
+    assert rows["10", "Kim et al."][0] == "70.0" and "321 images of split test" in table.notes[0]
+    assert cluster_tables(read(tmp_path / "other", score())) == []
+    found = list(csv.DictReader(io.StringIO(comparison_csv(scores))))
+    assert [(row["method"], row["cluster_accuracy"], row["cluster_images"]) for row in found] == [
+        ("tunit", "0.5", "321"), ("tunit", "", "0"), ("tunit", "0.5", "321"), ("tunit", "0.7", "321"),
+        ("style_aware", "0.7", "321"), ("lanit", "", ""),
+    ]  # fmt: skip
 
 
 def test_a_rate_that_the_features_cannot_tell_is_empty(tmp_path):
@@ -178,6 +212,18 @@ def test_several_seeds_become_mean_and_deviation(tmp_path):
     (table,) = table1(scores, read_published(), 10)
     assert cells(table)["LANIT", "text"]["faces/mFID ↓"] == "22.00 ± 2.65"  # sample standard deviation, √7
     assert any("standard deviation" in note for note in table.notes)
+
+
+def test_the_perceptual_distance_that_a_method_learned_by_is_named(tmp_path):
+    write_run(tmp_path, score(method="smoothing", features="judge-12345678", perceptual="clip-aabbccdd"))
+    write_run(tmp_path, score(method="style_aware", features="judge-12345678", perceptual="judge-12345678"))
+    write_run(tmp_path, score(method="lanit", features="judge-12345678"))
+    scores = read_scores(tmp_path.glob("*/*/*/scores.json"))
+    for tables in (comparison_tables(scores), table1(scores, read_published(), 10)):
+        notes = " ".join(note for table in tables for note in table.notes)
+        assert "Smoothing learned by the perceptual distance clip-aabbccdd." in notes
+        assert "Kim et al. learned by the perceptual distance judge-12345678, the judge of these very scores." in notes
+        assert "LANIT learned" not in notes
 
 
 def test_scores_of_the_val_split_never_stand_among_those_of_test(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lanit.config import parse
-from lanit.data import shard
+from lanit.data import images, shard
 
 
 @dataclass
@@ -78,12 +80,22 @@ def save(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if image is None:
-            noise = np.random.default_rng(sum(name.encode())).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+            noise = np.random.default_rng(sum(os.fsencode(name))).integers(0, 256, (20, 24, 3), dtype=np.uint8)
             image = Image.fromarray(noise)
         image.save(path, **options)
         return path
 
     return save
+
+
+@pytest.fixture
+def without_heic(monkeypatch):
+    """A Pillow that reads no HEIC, whatever is installed here."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pillow_heif" else find_spec(name))
+    images.readable.cache_clear()
+    yield
+    images.readable.cache_clear()
 
 
 @pytest.fixture

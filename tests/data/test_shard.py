@@ -22,7 +22,7 @@ from lanit.data.manifest import COLUMNS, read_card, read_manifest, read_table, r
 from lanit.data.tars import stream
 
 CIFAR = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "cifar10" / "test.tar.gz"
-REASON = "not a JPEG, PNG or WebP image, or its header is damaged"
+REASON = "not a JPEG, PNG, WebP, TIFF, BMP or GIF image, or its header is damaged"
 
 
 def folders(root: Path, **changes) -> dict:

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from made_up import CLASSES, Identity, Perfect
+from made_up import CLASSES, Clustering, Identity, Perfect
+from sklearn import metrics
 
 from lanit.cli import main
 from lanit.config import LanitError
@@ -92,6 +93,25 @@ def test_a_method_that_does_nothing_hits_as_often_as_its_sources(make_run, trans
     perfect = evaluate(run)
     assert perfect["mean"]["mfid"] < 0.5 * idle["mean"]["mfid"] and perfect["mean"]["mkid"] < idle["mean"]["mkid"]
     assert perfect["mean"]["kept_rate"] < 1 and idle["mean"]["kept_rate"] > 0.6
+
+
+def test_found_clusters_are_compared_with_the_classes_of_images_that_show_one(make_run, translate, evaluate, manifest):
+    run = make_run(Clustering())
+    assert translate(run) == 0
+    found = evaluate(run)["clusters"]
+    truth = read_truth(manifest, "test")[CLASSES].to_numpy(bool)
+    single = truth.sum(axis=1) == 1
+    clusters = read_tensors(run / "translations.safetensors", (), "lanit translate")[0]["clusters"]
+    classes = truth[single].argmax(axis=1)
+    assert (found["images"], found["clusters"], found["used"]) == (single.sum(), 2, 2) and 10 < single.sum() < 110
+    assert found["share"] == pytest.approx(single.mean())
+    assert found["nmi"] == pytest.approx(metrics.normalized_mutual_info_score(classes, clusters[single]))
+    assert found["ari"] == pytest.approx(metrics.adjusted_rand_score(classes, clusters[single]))
+    assert (
+        found["purity"] >= found["accuracy"] and found["purity"] > found["largest_class"]
+    )  # one class is a background
+    assert translate(make_run(Perfect())) == 0
+    assert evaluate(run)["clusters"] is None
 
 
 def test_scores_are_stored_with_all_that_they_depend_on(make_run, translate, evaluate, manifest, real):
@@ -231,7 +251,7 @@ def test_scores_go_to_the_tracking_store_where_it_is_asked(make_run, translate, 
         "--manifest", str(manifest), "--run", str(run), "--output", str(run / "scores.json"),
         "--track", str(tmp_path / "s"),
     ]) == 0  # fmt: skip
-    assert logged == [(tmp_path / "s", run, json.loads((run / "scores.json").read_text()), [])]
+    assert logged == [(str(tmp_path / "s"), run, json.loads((run / "scores.json").read_text()), [])]
 
 
 def test_scoring_loads_no_torch():

@@ -82,6 +82,12 @@ def test_a_class_that_cannot_be_a_target_is_an_error(truth):
         draw_pairs(truth, KNOWN, ["hat", "beard"], Protocol())
 
 
+def test_classes_are_the_same_however_their_accents_are_written(truth):
+    known = ["hat", "caf\u00e9", "scarf", "sun"]
+    apart = draw_pairs(truth, known, ["hat", "cafe\u0301"], Protocol())
+    np.testing.assert_array_equal(apart.source, draw_pairs(truth, known, ["hat", "caf\u00e9"], Protocol()).source)
+
+
 def test_unknown_and_repeated_classes_are_errors(truth):
     with pytest.raises(LanitError, match="'crown' is none of the dataset's; it has hat, beard, scarf, sun"):
         draw_pairs(truth, KNOWN, ["hat", "crown"], Protocol())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -59,6 +60,27 @@ def test_other_sizes_are_resized_as_pillow_s_bicubic_does(clip, size):
     torch.testing.assert_close(clip.pixels(smooth * 2 - 1), (expected - mean) / std, atol=0.03, rtol=0)
 
 
+@pytest.mark.parametrize("size", [24, 80])
+def test_images_may_be_resized_from_corner_to_corner_without_antialias(tiny, size):
+    """As torch's `align_corners`: cubic convolution with a = −0.75 at places from the first pixel to the last."""
+    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(2)) * 2 - 1
+
+    def kernel(t):
+        t, a = abs(t), -0.75
+        near, far = (a + 2) * t**3 - (a + 3) * t**2 + 1, a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a
+        return near if t <= 1 else far if t < 2 else 0.0
+
+    weights = torch.zeros(32, size, dtype=torch.float64)
+    for i in range(32):
+        place = i * (size - 1) / 31
+        for j in range(math.floor(place) - 1, math.floor(place) + 3):
+            weights[i, min(max(j, 0), size - 1)] += kernel(place - j)
+    expected = torch.einsum("ih,jw,bchw->bcij", weights, weights, (x.double() + 1) / 2)
+    mean, std = torch.tensor([open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD]).view(2, 1, 3, 1, 1)
+    found = load_clip(replace(tiny, resize="corners")).pixels(x)
+    torch.testing.assert_close(found.double(), (expected - mean) / std, atol=1e-4, rtol=0)
+
+
 def test_the_gradient_reaches_the_images_and_no_parameter(clip):
     images = torch.rand(2, 3, 48, 48).requires_grad_()
     clip.encode_image(images)[:, 0].sum().backward()
@@ -105,14 +127,14 @@ def test_weights_tagged_quickgelu_run_with_quickgelu(tiny, monkeypatch, clip):
 
 def test_published_weights_that_are_not_there_name_the_file_to_get(tmp_path):
     code = (
-        "from lanit.language.clip import *\n"
+        "from lanit.language.clip import ClipOptions, LanitError, load_clip\n"
         "try: load_clip(ClipOptions('ViT-B-32', 'openai'))\n"
         "except LanitError as error: print(error)"
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert "open_clip_model.safetensors of timm/vit_base_patch32_clip_224.openai" in result.stdout, result.stderr
-    assert "'ViT-B-32-quickgelu'" in result.stdout and "'openai'" in result.stdout
+    assert "give clip.pretrained its path and clip.tag 'openai'" in result.stdout
     assert len(result.stdout.strip().splitlines()) == 1
 
 

@@ -170,3 +170,9 @@ def test_quality_speaks_of_truth_only_where_a_domain_is_a_class():
         {"images": 3, "mean_labels": 4 / 3, "share_without": 1 / 3, "share_all": 0.0}
     )
     assert quality.describe(everything)["share_all"] == 0.5
+
+
+def test_quality_finds_a_class_however_the_accents_of_a_domain_are_written():
+    labels = Labels(("a", "b"), ("cafe\u0301", "hat"), SIMILARITIES[:2, :2], BASE[:2], np.ones((2, 2), bool))
+    found = quality.compare(labels, {"caf\u00e9": np.array([True, True])})
+    assert found["f1_macro"] == found["per_domain"]["cafe\u0301"]["f1"] == 1.0

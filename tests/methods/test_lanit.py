@@ -5,10 +5,12 @@ import dataclasses
 import json
 import math
 
+import derivation
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from derivation import MOVED, NETWORK, check_derived, check_sum, doubled, gradients, l1, moved, reached, snapshot
 from steps import take_step_without_waiting
 
 from lanit.config import LanitError, parse
@@ -16,11 +18,9 @@ from lanit.data.rng import BatchRng
 from lanit.methods import create_method, losses
 from lanit.methods import lanit as lanit_module
 from lanit.methods.lanit import Flip, Lanit, flip_one
-from lanit.methods.protocol import Batch
 from lanit.settings.lanit import LanitOptions
 from lanit.training.step import take_step
 
-NETWORK = {"base_channels": 4, "max_channels": 8, "style_size": 6, "latent_size": 5, "hidden_size": 8, "bottleneck": 4}
 LABELS = torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 1, 1], [1, 0, 0]])
 LANGUAGE = {"clip": {}, "templates": ["a face with {}."]}
 
@@ -28,10 +28,10 @@ LANGUAGE = {"clip": {}, "templates": ["a face with {}."]}
 class Words(torch.nn.Module):
     """Prompts that a test can see through: N + 1 texts that depend on one vector, as those of a text tower do."""
 
-    def __init__(self):
+    def __init__(self, domains):
         super().__init__()
         self.vectors = torch.nn.Parameter(torch.randn(4))
-        self.register_buffer("map", torch.randn(4, 4, 7))
+        self.register_buffer("map", torch.randn(domains + 1, 4, 7))
         self.calls = 0
 
     def forward(self):
@@ -42,12 +42,12 @@ class Words(torch.nn.Module):
 class LinearGuide:
     """A frozen image tower that a test can see through: one linear map, normalised."""
 
-    def __init__(self, prompts=None):
+    def __init__(self, domains, prompts=None):
         self.map = torch.nn.Linear(3 * 16 * 16, 7).requires_grad_(False)
         self.clip = self
         self.logit_scale = 10.0
         self.prompts = prompts
-        self.texts = F.normalize(torch.randn(4, 7), dim=1)
+        self.texts = F.normalize(torch.randn(domains + 1, 7), dim=1)
         self.calls = []
 
     def similarities(self, images, texts):
@@ -61,51 +61,23 @@ class LinearGuide:
 
 @pytest.fixture
 def lanit(monkeypatch):
-    """Makes a method of three domains on 16 pixels, with a linear guide."""
+    """Makes a method of three domains or more on 16 pixels, with a linear guide."""
 
-    def make(learned=False, uncovered="left_out", prompts=None, **loss):
+    def make(learned=False, uncovered="left_out", prompts=None, domains=3, **loss):
         torch.manual_seed(0)
-        guide = LinearGuide(Words() if learned else None)
+        guide = LinearGuide(domains, Words(domains) if learned else None)
         monkeypatch.setattr("lanit.language.guide.Guide", lambda *_: guide)
         options = {"network": NETWORK, "loss": loss, "learning_rate": 1e-3, "prompts": prompts or {}}
         language = LANGUAGE | {"prompts": "learned" if learned else "frozen", "uncovered": uncovered}
-        return Lanit(parse(LanitOptions, options), 16, ["a", "b", "c"], "cpu", language, "labels")
+        names = [f"domain {n}" for n in range(domains)]
+        return Lanit(parse(LanitOptions, options), 16, names, "cpu", language, "labels")
 
     return make
 
 
-def batch(progress=0.1, seed=0, step=0, parts=1, labels=LABELS):
-    generator = torch.Generator().manual_seed(seed)
-    x, y = torch.rand(2, 4, 3, 16, 16, generator=generator) * 2 - 1
-    d_x, d_y, count = labels, labels.flip(0), 4 // parts
-    halves = zip(*(tensor.split(count) for tensor in (x, y, d_x, d_y)))
-    return [
-        Batch(*own, d_y.sum(), count / 4, BatchRng(seed, step, i * count, count, 4), step, progress)
-        for i, own in enumerate(halves)
-    ]
-
-
-def snapshot(method):
-    return copy.deepcopy(method.networks.state_dict())
-
-
-def moved(method, before):
-    after = method.networks.state_dict()
-    return {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])}
-
-
-def gradients(method, parts):
-    """The gradient of each update by parameter, with no step taken: all updates see the networks as they are now."""
-    found = []
-    for update in method.updates(parts):
-        ones = {f"{name}.{key}": p for name in update.networks for key, p in method.networks[name].named_parameters()}
-        for tensor in (*ones.values(), *update.leaves):
-            tensor.grad = None
-        for i in range(len(parts)):
-            update.loss(i)[0].backward(inputs=[*ones.values(), *update.leaves])
-        update.finish()
-        found.append({key: p.grad.clone() for key, p in ones.items() if p.grad is not None})
-    return found
+def batch(progress=0.1, labels=LABELS, references=None, **changes):
+    """Four sources with labels (4, N), and four references with the same in reverse, or with others."""
+    return derivation.batch(labels, labels.flip(0) if references is None else references, progress, **changes)
 
 
 def test_a_step_moves_every_network_and_never_clip_or_the_averages(lanit):
@@ -126,14 +98,17 @@ def test_each_update_moves_exactly_its_own_networks(lanit):
         (True, {"generator", "mapping", "style_encoder", "prompts"}),
     ):
         method = lanit(learned=learned)
-        found = gradients(method, batch(progress=0.9))
-        reached = [{key.split(".")[0] for key, gradient in ones.items() if gradient.any()} for ones in found]
-        assert reached == [{"discriminator"}, {"discriminator"}, latent, {"generator"}]
+        assert reached(gradients(method, batch(progress=0.9))) == [
+            {"discriminator"},
+            {"discriminator"},
+            latent,
+            {"generator"},
+        ]
 
 
 def derived(method, part, ds_weight, similarity, normalise):
-    """Every update's loss and gradient once more, in float64 and loops, from the paper's equations."""
-    net = {name: copy.deepcopy(network).double() for name, network in method.networks.items()}
+    """What each update descends on once more, in float64 and loops, from the paper's equations."""
+    net = doubled(method)
     x, y = part.source.double(), part.reference.double()
     d_x, d_y = part.source_labels.tolist(), part.reference_labels.tolist()
     weight, rng = method.options.loss, BatchRng(0, 0, 0, 4, 4)
@@ -150,10 +125,12 @@ def derived(method, part, ds_weight, similarity, normalise):
         )
         return total / (len(d) if normalise == "image" else sum(map(sum, d)))
 
+    truly, d_truly = (y, d_y) if weight.real == "references" else (x, d_x)
+
     def r1():
-        real = y.clone().requires_grad_()
+        real = truly.clone().requires_grad_()
         of = torch.sum if weight.r1_heads == "sum" else torch.mean
-        heads = torch.stack([of(row[torch.tensor(o) > 0]) for row, o in zip(net["discriminator"](real), d_y)])
+        heads = torch.stack([of(row[torch.tensor(o) > 0]) for row, o in zip(net["discriminator"](real), d_truly)])
         (slope,) = torch.autograd.grad(heads.sum(), real, create_graph=True)
         return 0.5 * slope.square().sum() / len(y)
 
@@ -167,9 +144,6 @@ def derived(method, part, ds_weight, similarity, normalise):
             total = total - (torch.log(p) if d[i][n[i]] else torch.log(1 - p)) / len(d)
         return total
 
-    def l1(a, b):
-        return (a - b).abs().sum() / a.numel()
-
     generator, mapping, style_encoder = net["generator"], net["mapping"], net["style_encoder"]
     texts = net["prompts"]() if "prompts" in net else method.guide.texts.double()
     fake, other = generator(x, mix(mapping(z1), d_y)), generator(x, mix(mapping(z2), d_y)).detach()
@@ -180,7 +154,7 @@ def derived(method, part, ds_weight, similarity, normalise):
     totals = [
         weight.adv
         * (
-            adversarial(net["discriminator"](y), d_y, True)
+            adversarial(net["discriminator"](truly), d_truly, True)
             + adversarial(net["discriminator"](made.detach()), d_y, False)
         )
         + weight.r1 * r1()
@@ -199,31 +173,84 @@ def derived(method, part, ds_weight, similarity, normalise):
         + weight.sty * l1(mix(style_encoder(fake_reference), d_y), style)
         + weight.cyc * l1(generator(fake_reference, source), x)
     )
-    names = [["discriminator"], ["discriminator"], ["generator", "mapping", "style_encoder", "prompts"], ["generator"]]
-    found = []
-    for total, ones in zip(totals, names):
-        parameters = {f"{name}.{key}": p for name in ones if name in net for key, p in net[name].named_parameters()}
-        grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, retain_graph=True)
-        found.append({key: g for key, g in zip(parameters, grads) if g is not None})
-    return totals, found
+    return net, totals
 
 
 @pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize("similarity, normalise, heads", [("cosine", "image", "sum"), ("logit", "pair", "mean")])
 def test_every_loss_and_gradient_is_that_of_a_float64_derivation(lanit, learned, similarity, normalise, heads):
     weights = {"ds": 0.7, "dl": 0.6, "r1": 2.0, "sty": 1.3, "cyc": 0.8, "adv": 0.9, "r1_heads": heads}
-    method = lanit(learned, **weights, similarity=similarity, adversarial=normalise)
+    options = {**weights, "similarity": similarity, "adversarial": normalise}
     progress = 0.1 if not learned else 0.7
     ds_weight = 0.7 * (1 - progress / (130 / 150))
-    (part,) = batch(progress)
-    totals, expected = derived(method, part, ds_weight, similarity, normalise)
-    values = [update.loss(0)[0].item() for update in method.updates([part])]
-    assert values == pytest.approx([total.item() for total in totals], rel=1e-4)
-    for number, (ones, others) in enumerate(zip(gradients(method, batch(progress)), expected)):
-        assert ones.keys() == others.keys(), number
-        scale = max(g.abs().max().item() for g in others.values())
-        for key, gradient in ones.items():
-            assert (gradient.double() - others[key]).abs().max().item() < 2e-4 * scale, (number, key)
+    check_lanit(lanit(learned, **options), lambda: batch(progress), ds_weight, similarity, normalise)
+
+
+def check_lanit(method, make_batch, ds_weight, similarity, normalise):
+    net, totals = derived(method, *make_batch(), ds_weight, similarity, normalise)
+    moving = [*MOVED[:2], (*MOVED[2], "prompts"), MOVED[3]] if "prompts" in net else MOVED
+    check_derived(method, make_batch, net, totals, moving)
+
+
+ONE = torch.eye(4)[[0, 1, 2, 2]]  # of four domains, one an image
+THREE = 1 - torch.eye(4)[[1, 3, 0, 3]]  # three of them
+
+
+@pytest.mark.parametrize(
+    "sources, references, loss",
+    [
+        (ONE, ONE.flip(0), {}),
+        (THREE, THREE.flip(0), {}),
+        (THREE, THREE.flip(0), {"adversarial": "pair", "r1_heads": "mean"}),
+        (ONE, THREE, {"adversarial": "pair", "real": "sources"}),
+        (THREE, ONE, {"adversarial": "image", "real": "sources"}),
+    ],
+)
+def test_an_iteration_of_one_and_of_three_active_domains_is_that_of_a_float64_derivation(
+    lanit, sources, references, loss
+):
+    method = lanit(learned=True, domains=4, similarity="logit", r1=2.0, ds=0.7, **loss)
+    ds_weight = 0.7 * (1 - 0.7 / (130 / 150))
+    check_lanit(
+        method,
+        lambda: batch(0.7, labels=sources, references=references),
+        ds_weight,
+        "logit",
+        loss.get("adversarial", "image"),
+    )
+
+
+def test_the_penalty_of_three_active_domains_is_that_of_one_head_added_up(lanit):
+    """With heads of one weight, R1 on their sum is nine times that of one of them, and R1 on their mean the same."""
+    found = {}
+    for heads in ("sum", "mean"):
+        for active in (1, 3):
+            method = lanit(domains=4, adv=0.0, r1=1.0, r1_heads=heads)
+            with torch.no_grad():
+                weight = method.networks["discriminator"].head.weight
+                weight.copy_(weight[:1].expand_as(weight))
+            labels = torch.zeros(4, 4)
+            labels[:, :active] = 1
+            found[heads, active] = next(method.updates(batch(labels=labels))).loss(0)[0].item()
+    assert found["sum", 3] == pytest.approx(9 * found["sum", 1], rel=1e-4) and found["sum", 1] > 0
+    assert found["mean", 3] == pytest.approx(found["mean", 1], rel=1e-4)
+
+
+@pytest.mark.parametrize("r1_every", [1, 2])
+def test_real_images_are_the_references_or_the_sources(lanit, r1_every):
+    for real in ("references", "sources"):
+        method, seen = lanit(real=real, r1_every=r1_every), []
+        method.networks["discriminator"].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))  # noqa: B023
+        (part,) = batch(step=1)
+        next(method.updates([part])).loss(0)
+        assert torch.equal(seen[0][:4].detach(), part.reference if real == "references" else part.source)
+
+
+def test_words_are_drawn_towards_zero_where_they_are_told_so(lanit):
+    groups = [
+        lanit(learned=True, prompts=own).optimisers()["prompts"].param_groups[0] for own in ({}, {"weight_decay": 1e-4})
+    ]
+    assert [group["weight_decay"] for group in groups] == [0.0, 1e-4]
 
 
 @pytest.mark.parametrize("learned", [False, True])
@@ -231,10 +258,7 @@ def test_every_loss_and_gradient_is_that_of_a_float64_derivation(lanit, learned,
 def test_parts_of_a_batch_add_up_to_the_whole(lanit, learned, parts):
     """What accumulates over parts, or is summed over processes, is the gradient of the whole batch."""
     loss = {"adversarial": "pair", "similarity": "logit"}
-    whole, split = (gradients(lanit(learned, **loss), batch(0.7, parts=k)) for k in (1, parts))
-    for ones, others in zip(whole, split):
-        scale = max(g.abs().max().item() for g in ones.values())
-        assert max((g - others[key]).abs().max().item() for key, g in ones.items()) < 1e-4 * scale
+    check_sum(*(gradients(lanit(learned, **loss), batch(0.7, parts=k)) for k in (1, parts)))
     reports = [take_step(lanit(learned, **loss), batch(0.7, parts=k)) for k in (1, parts)]
     assert reports[0].keys() == reports[1].keys()
     # The first update sees the same networks; the later ones networks that Adam moved, by signs that rounding can flip.
@@ -277,11 +301,9 @@ def test_an_update_without_the_penalty_is_the_same_in_one_pass_or_two(lanit):
 
 
 def test_language_loss_reaches_generator_and_mapping_through_the_frozen_tower(lanit):
-    reached = {}
-    for dl in (0.0, 5.0):
-        found = gradients(lanit(dl=dl, adv=0.0, cyc=0.0, sty=0.0, ds=0.0, similarity="logit"), batch())[2]
-        reached[dl] = {name.split(".")[0] for name, g in found.items() if g.any()}
-    assert reached == {0.0: set(), 5.0: {"generator", "mapping"}}
+    for dl, expected in ((0.0, set()), (5.0, {"generator", "mapping"})):
+        found = gradients(lanit(dl=dl, adv=0.0, cyc=0.0, sty=0.0, ds=0.0, similarity="logit"), batch())
+        assert reached(found)[2] == expected
 
 
 @pytest.mark.parametrize("half", [0, 1])
@@ -428,7 +450,7 @@ def test_a_drawn_style_is_the_mean_of_its_active_domains_styles(lanit):
 def test_mistakes_are_named(lanit):
     with pytest.raises(LanitError, match=r"train.lanit.settings.loss has an unknown key 'dll'; did you mean 'dl'"):
         create_method("lanit", {"loss": {"dll": 1}}, 16, ["a", "b"])
-    with pytest.raises(LanitError, match="there is no method 'cyclegan'; known are tunit, lanit"):
+    with pytest.raises(LanitError, match="there is no method 'cyclegan'; known are stargan2, .*, lanit"):
         create_method("cyclegan", {}, 16, ["a"])
     with pytest.raises(LanitError, match="prompts learn from the language loss alone"):
         lanit(learned=True, dl=0)

@@ -136,6 +136,21 @@ def test_clip_is_compared_in_the_stem_and_every_stage(files):
     torch.testing.assert_close(distance(first, second), torch.stack([2 - 2 * c for c in cosines]).mean(0))
 
 
+def test_a_transformers_clip_is_compared_in_the_patches_of_every_block(tmp_path):
+    import open_clip
+
+    tower = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8}
+    (tmp_path / "clip-patches.json").write_text(json.dumps(CLIP | {"vision_cfg": tower}))
+    open_clip.add_model_config(tmp_path / "clip-patches.json")
+    with torch.random.fork_rng():
+        save_file(open_clip.create_model("clip-patches").state_dict(), tmp_path / "clip.safetensors")
+    clip = {"model": str(tmp_path / "clip-patches.json"), "pretrained": str(tmp_path / "clip.safetensors")}
+    distance, (first, second) = load_perceptual(PerceptualOptions("clip", clip=clip)), pair(16)
+    assert [x.shape[1:] for x in distance.trunk(first)] == [(32, 4, 4)] * 3
+    distance(first, second.requires_grad_()).sum().backward()
+    assert second.grad.isfinite().all() and second.grad.any()
+
+
 def test_alexnet_comes_from_torchvisions_place_if_it_is_what_was_published(files, tmp_path, monkeypatch):
     import torchvision.models
 

@@ -1,5 +1,6 @@
 """TUNIT: who learns when, state, what a GPU needs, and short trainings that must succeed."""
 
+import dataclasses
 import functools
 import io
 import shutil
@@ -159,6 +160,20 @@ def test_translations_have_style_and_output_of_the_reference_and_reconstructions
     torch.testing.assert_close(losses["g_adversarial"], -logits[:8].mean() - logits[8:].mean())
 
 
+def test_styles_may_be_normalised_with_the_others_or_apart():
+    """Apart, a reference's style does not depend on the sources that are in the batch with it."""
+    for statistics, apart in (("joint", False), ("separate", True)):
+        method, styled = make(statistics=statistics), []
+        method.networks["generator"].modulation.register_forward_hook(lambda _, inputs, __: styled.append(inputs[0]))  # noqa: B023
+        for seed in range(2):
+            batch = dataclasses.replace(make_batch(0), source=make_batch(seed).source)
+            updates = method.updates([batch])
+            next(updates)
+            next(updates).loss(0)
+        references = [styles[:8].detach() for styles in styled]
+        assert torch.equal(*references) is apart
+
+
 def test_cluster_head_learns_from_information_alone():
     method = make(loss={"queue": 24, "mutual_information": 0.0}, optimiser={"guiding_decay": 0.0})
     before = snapshot(method)
@@ -278,10 +293,10 @@ def test_half_precision_is_nearly_as_good_and_leaves_state_in_full():
     assert all(value.dtype != torch.bfloat16 and value.isfinite().all() for value in state)
 
 
+@torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
 def test_compiled_networks_take_the_same_steps(monkeypatch):
     """What the compiler is given, but for the last stage, which needs a minute."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     torch._dynamo.reset()
     counters = torch._dynamo.utils.counters
     counters.clear()

@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as TF
+from torchvision.transforms import RandomResizedCrop
 
 from lanit.data.rng import BatchRng
 from lanit.methods.views import (
@@ -16,11 +18,15 @@ from lanit.methods.views import (
     affine,
     crop,
     cut_out,
+    first_fitting_box,
     second_view,
     style_views,
 )
 from lanit.settings.style_aware import StyleAwareViews
 
+FORMS = {"crop": "centred", "border": "reflection"}
+UNMOVED = dict.fromkeys(ViewOptions.__dataclass_fields__, 0.0) | FORMS
+RELEASED = {"crop": "anywhere", "border": "black"}
 STILL = dict.fromkeys(StyleAwareViews.__dataclass_fields__, 0.0) | {"first_crop": 1.0, "smallest_crop": 1.0}
 
 
@@ -69,32 +75,107 @@ def test_mirror_is_a_horizontal_flip():
     torch.testing.assert_close(mirrored[1], x[1])
 
 
-def test_views_are_a_function_of_the_draws_and_differ_between_images():
+@pytest.mark.parametrize("forms", [FORMS, RELEASED])
+def test_views_are_a_function_of_the_draws_and_differ_between_images(forms):
     x = images(1).expand(8, -1, -1, -1) * 2 - 1
-    first, again, other = (second_view(x, BatchRng(seed, 0, 0, 8, 8), ViewOptions()) for seed in (3, 3, 4))
+    first, again, other = (second_view(x, BatchRng(seed, 0, 0, 8, 8), ViewOptions(**forms)) for seed in (3, 3, 4))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert first.min() >= -1 and first.max() <= 1
     assert all(not torch.equal(first[0], view) for view in first[1:])
 
 
-def test_a_part_of_a_batch_gets_the_views_that_it_has_in_the_whole():
-    x = images(8) * 2 - 1
-    parts = [second_view(x[first : first + 2], BatchRng(3, 5, first, 2, 8), ViewOptions()) for first in range(0, 8, 2)]
-    torch.testing.assert_close(torch.cat(parts), second_view(x, BatchRng(3, 5, 0, 8, 8), ViewOptions()))
+@pytest.mark.parametrize("forms", [FORMS, RELEASED])
+def test_a_part_of_a_batch_gets_the_views_that_it_has_in_the_whole(forms):
+    x, options = images(8) * 2 - 1, ViewOptions(**forms)
+    parts = [second_view(x[first : first + 2], BatchRng(3, 5, first, 2, 8), options) for first in range(0, 8, 2)]
+    torch.testing.assert_close(torch.cat(parts), second_view(x, BatchRng(3, 5, 0, 8, 8), options))
 
 
 def test_about_half_of_the_images_are_mirrored_and_nothing_else_is_asked_for():
     x = images(200, 4) * 2 - 1
-    still = ViewOptions(**{**dict.fromkeys(ViewOptions.__dataclass_fields__, 0.0), "mirror": 0.5})
-    views = second_view(x, BatchRng(0, 0, 0, 200, 200), still)
+    views = second_view(x, BatchRng(0, 0, 0, 200, 200), ViewOptions(**UNMOVED | {"mirror": 0.5}))
     mirrored = (views - x.flip(-1)).abs().amax((1, 2, 3)) < 1e-5
     assert (mirrored | ((views - x).abs().amax((1, 2, 3)) < 1e-5)).all() and 70 < mirrored.sum() < 130
 
 
-def test_no_change_asked_for_is_no_change():
+@pytest.mark.parametrize("forms", [FORMS, RELEASED])
+def test_no_change_asked_for_is_no_change(forms):
     x = images() * 2 - 1
-    still = ViewOptions(**dict.fromkeys(ViewOptions.__dataclass_fields__, 0.0))
-    torch.testing.assert_close(second_view(x, BatchRng(0, 0, 0, len(x), len(x)), still), x, atol=1e-5, rtol=0)
+    views = second_view(x, BatchRng(0, 0, 0, len(x), len(x)), ViewOptions(**UNMOVED | forms))
+    torch.testing.assert_close(views, x, atol=1e-5, rtol=0)
+
+
+# TUNIT's second view in the form of its released code
+
+
+def test_a_box_is_the_first_that_fits_or_else_the_image():
+    tries, place = torch.rand(400, 3, 2, generator=torch.Generator().manual_seed(0)), torch.full((400, 2), 0.25)
+    centre, extent = first_fitting_box(tries, place, 0.1)
+    whole = 0
+    for i, row in enumerate(tries.tolist()):
+        expected = (1.0, 1.0)
+        for area, aspect in row:
+            area, aspect = 0.9 + 0.2 * area, 0.9 * (1.1 / 0.9) ** aspect
+            width, height = math.sqrt(area * aspect), math.sqrt(area / aspect)
+            if width <= 1 and height <= 1:
+                expected = width, height
+                break
+        whole += expected == (1.0, 1.0)
+        assert extent[i].tolist() == pytest.approx(expected, abs=1e-5)
+        assert centre[i].tolist() == pytest.approx([-0.5 * (1 - length) for length in expected], abs=1e-5)
+    assert 20 < whole < 380
+
+
+def test_boxes_are_distributed_as_torchvisions():
+    count, size = 4000, 2000
+    generator = torch.Generator().manual_seed(1)
+    draws = torch.rand(count, 10, 2, generator=generator), torch.rand(count, 2, generator=generator)
+    centre, extent = first_fitting_box(*draws, 0.1)
+    torch.manual_seed(0)
+    theirs = [RandomResizedCrop.get_params(torch.empty(1, size, size), [0.9, 1.1], [0.9, 1.1]) for _ in range(count)]
+    top, left, height, width = torch.tensor(theirs).T / size
+    ours = (extent[:, 0], extent[:, 1], extent.prod(1), centre[:, 0], centre[:, 1])
+    assert abs(float((extent == 1).all(1).float().mean() - ((width == 1) & (height == 1)).float().mean())) < 0.01
+    others = (width, height, width * height, 2 * left + width - 1, 2 * top + height - 1)
+    for mine, other in zip(ours, others):
+        shares = np.linspace(0.05, 0.9, 10)
+        np.testing.assert_allclose(np.quantile(mine, shares), np.quantile(other, shares), atol=0.005)
+
+
+def test_a_box_of_an_affine_map_is_torchvisions_crop_of_it():
+    size = 64
+    x = coordinates(1, size)
+    box = torch.tensor([[0.125, -0.0625]]), torch.tensor([[0.5, 0.375]])
+    shift = torch.tensor([[3.0, -2.0]]) / size
+    number = torch.tensor
+    ours = affine(x, number([12.0]), shift, number([6.0]), number([1.0]), number([1.0]), box)
+    theirs = TF.affine(x, 12.0, [3, -2], 1.0, [6.0, 0.0], TF.InterpolationMode.BILINEAR)
+    theirs = TF.resized_crop(theirs, top=18, left=20, height=24, width=32, size=[size, size], antialias=False)
+    inner = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(ours[inner], theirs[inner], atol=1e-4, rtol=0)
+
+
+def test_a_black_border_is_black():
+    x, zero = images(1) * 2 - 1, torch.zeros(1)
+    moved = affine(x, zero, torch.tensor([[0.25, 0.0]]), zero, torch.ones(1), torch.ones(1), border="black")
+    assert (moved[..., :4] == -1).all()
+    torch.testing.assert_close(moved[..., 4:], x[..., :-4])
+
+
+def test_views_of_a_crop_anywhere_zoom_in_alone():
+    views = second_view(
+        coordinates(500), BatchRng(0, 0, 0, 500, 500), ViewOptions(**UNMOVED | RELEASED | {"zoom": 0.1})
+    )
+    width, height = extents(views)
+    area, aspect = width * height, width / height
+    assert max(width.max(), height.max()) < 1.0001 and 0.9 < area.min() < 0.92 and 0.9 < aspect.min() < 0.93
+    assert 1.07 < aspect.max() < 1.1001 and 0.93 < area.mean() < 0.97
+    middle = (views[:, :2, 7, 7] + views[:, :2, 8, 8]) / 2
+    assert (middle.abs() + torch.stack([width, height], 1) < 1.0001).all() and (middle.std(0) > 0.01).all()
+    zoomed = second_view(coordinates(500), BatchRng(0, 0, 0, 500, 500), ViewOptions(**UNMOVED | {"zoom": 0.1}))
+    width, height = extents(zoomed)
+    torch.testing.assert_close(width, height, atol=1e-4, rtol=0)
+    assert width.min() < 0.92 and width.max() > 1.08
 
 
 # The style-aware discriminator's

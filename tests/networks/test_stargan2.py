@@ -56,3 +56,13 @@ def test_style_changes_the_translation_and_content_does_too():
 def test_a_size_that_cannot_be_halved_is_an_error(size):
     with pytest.raises(LanitError, match="size"):
         Generator(max(size, 1), TINY)
+
+
+def test_base_channels_of_none_are_the_released_codes_at_every_size():
+    options = NetworkOptions(base_channels=None, max_channels=512)
+    with torch.device("meta"):
+        assert parameters(Generator(256, options)) == 33_892_995
+        for size, channels in ((64, 256), (128, 128), (512, 32)):
+            for network in (Generator(size, options).from_rgb, Discriminator(size, 3, options).trunk[0]):
+                assert network.out_channels == channels
+        assert Generator(128, NetworkOptions()).from_rgb.out_channels == 64

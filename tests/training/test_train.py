@@ -10,11 +10,14 @@ import pytest
 import torch
 from PIL import Image
 from steps import take_step_without_waiting
-from trainings import DOMAINS, OPTIONS, learned, model
+from trainings import DOMAINS, OPTIONS, learned, model, options_of
 
 from lanit.cli import main
 from lanit.config import LanitError, parse
 from lanit.data.rng import BatchRng
+from lanit.files import read_tensors, write_tensors
+from lanit.methods.lanit import Lanit
+from lanit.settings.lanit import LanitOptions
 from lanit.training import checkpoint, loop
 from lanit.training.averaging import average
 from lanit.training.distributed import World
@@ -28,19 +31,19 @@ from lanit.training.stopping import StopRequest, alone_in
 ONE = World(0, 1, torch.device("cpu"))
 
 
-@pytest.fixture(params=["tunit", "lanit"])
+@pytest.fixture(params=["tunit", "lanit", "stargan2"])
 def options(request, language):
     """Options of each method."""
-    return OPTIONS if request.param == "tunit" else learned(language)
+    return options_of(request.param, language)
 
 
 @pytest.fixture
-def run(manifest, language):
+def run(inputs):
     """Train in this process; returns the model."""
 
     def train(output, options=OPTIONS, **changes):
-        inputs = Inputs(manifest, language["labels"], tuple(language["embeddings"]))
-        assert loop.train(parse(TrainOptions, options | changes), inputs, output, None, ONE)
+        options = options | changes
+        assert loop.train(parse(TrainOptions, options), inputs(options), output, None, ONE)
         return model(output)
 
     return train
@@ -214,14 +217,12 @@ def test_a_checkpoint_is_written_when_its_minutes_are_over(run, tmp_path, monkey
     assert saved == [1, 2, 3, 4, 5]
 
 
-def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_bits(
-    run, options, manifest, language, tmp_path, monkeypatch
-):
+def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_bits(run, options, inputs, tmp_path, monkeypatch):
     whole = run(tmp_path / "whole", options)
     taken = []
     monkeypatch.setattr(StopRequest, "__bool__", lambda self: taken.append(1) or len(taken) == 3)
-    inputs = Inputs(manifest, language["labels"], tuple(language["embeddings"]))
-    assert not loop.train(parse(TrainOptions, options | {"checkpoints": 0}), inputs, tmp_path / "x", None, ONE)
+    given = parse(TrainOptions, options | {"checkpoints": 0})
+    assert not loop.train(given, inputs(options), tmp_path / "x", None, ONE)
     assert [path.name for path in checkpoint.find(tmp_path / "x" / "checkpoints")] == ["000000003.pt"]
     assert same(whole, run(tmp_path / "x", options))
 
@@ -316,9 +317,26 @@ def test_images_without_an_active_domain_are_never_drawn(manifest):
         (part,) = feed.parts(step)
         assert part.source_labels.any(1).all() and part.reference_labels.any(1).all()
         assert part.pairs == part.reference_labels.sum()
+        assert part.source_pairs == part.source_labels.sum()
     found[3] = False
     with pytest.raises(LanitError, match="only 7 of 32 images have an active domain, .* look at the fixed threshold"):
         feed.label(found, "look at the fixed threshold")
+
+
+@pytest.mark.parametrize("slack", [False, True])
+def test_images_that_every_candidate_covers_are_drawn_or_not(manifest, slack):
+    """They are known beforehand, too: no step is skipped for one, as in the released code."""
+    found = np.zeros((32, 3 if slack else 2), bool)
+    found[:20, 0], found[10:20, 1], found[20:, 2:] = True, True, True
+    for fully_covered in ("drawn", "left_out"):
+        language = {"clip": {}, "templates": ["a {}."], "uncovered": "slack" if slack else "left_out"}
+        settings = {"network": {"base_channels": 4, "max_channels": 8, "bottleneck": 4}, "fully_covered": fully_covered}
+        method = Lanit(parse(LanitOptions, settings), 16, ["a", "b"], language=language)
+        feed = Feed(parse(TrainOptions, OPTIONS), manifest, ONE)
+        feed.draw_as(method)
+        feed.label(found, "")
+        covered = set(range(20 if fully_covered == "drawn" else 10)) | set(range(20, 32) if slack else ())
+        assert set(feed.pool.tolist()) == covered and feed.share_without == (0 if slack else 0.375)
 
 
 def test_few_images_with_a_label_are_a_warning_and_samples_stay_the_same(manifest, capsys, monkeypatch):
@@ -416,6 +434,14 @@ def test_prompts_that_learn_ask_for_the_embeddings_of_all_images(manifest, langu
         loop.train(options, Inputs(manifest, language["labels"]), tmp_path, None, ONE)
     with pytest.raises(LanitError, match="16 of 32 labelled images have no embedding"):
         loop.train(options, Inputs(manifest, language["labels"], (language["embeddings"][0],)), tmp_path, None, ONE)
+
+
+def test_embeddings_of_a_clip_that_sees_otherwise_than_the_labels_are_refused(manifest, language, tmp_path):
+    arrays, metadata = read_tensors(language["embeddings"][1], ("embeddings", "keys"), "lanit embed")
+    write_tensors(tmp_path / "other.safetensors", arrays, metadata | {"clip": "0123456789ab"})
+    inputs = Inputs(manifest, language["labels"], (language["embeddings"][0], tmp_path / "other.safetensors"))
+    with pytest.raises(LanitError, match="other.safetensors is of another CLIP than the texts in .*labels"):
+        loop.train(parse(TrainOptions, learned(language)), inputs, tmp_path / "run", None, ONE)
 
 
 def test_a_batch_that_does_not_divide_among_processes_is_an_error(manifest, tmp_path):

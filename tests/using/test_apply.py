@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ CLIP = {
 }
 NETWORKS = {
     "lanit": {"base_channels": 8, "max_channels": 16, "style_size": 8, "latent_size": 5, "hidden_size": 16},
+    "stargan2": {"base_channels": 8, "max_channels": 16, "style_size": 8, "latent_size": 5, "hidden_size": 16},
     "tunit": {"base": 4, "guiding_base": 8, "max_width": 32, "style": 8, "residual_blocks": 1, "hidden": 16},
 }
 
@@ -49,13 +51,13 @@ def clip(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, clip):
-    """Folders of a LANIT and a TUNIT run, by method."""
+    """Folders of a run of each method in NETWORKS."""
     folders = {}
     for name, sizes in NETWORKS.items():
         torch.manual_seed(0)
         settings = {"network": {**sizes, "bottleneck": 8}}
         method = create_method(name, settings, SIZE, DOMAINS)
-        if name == "lanit":
+        if name != "tunit":
             for parameter in method.averaged.parameters():  # so that a style changes a picture that no one trained
                 parameter += 0.2 * torch.randn_like(parameter)
         else:
@@ -221,6 +223,20 @@ def test_tunit_takes_clusters_by_number_and_references_without_clip(use, runs, p
     expect(tmp_path / "out.png", method, images, method.reference_style(Store(photos / "b.JPG").floats))
 
 
+def test_a_supervised_method_takes_domains_that_are_named(use, runs, photos, tmp_path, capsys):
+    method, images = load(runs["stargan2"]), Store(photos / "a wide one.png").floats
+    assert use(tmp_path / "out.png", "--text", "hat", method="stargan2") == 0
+    hat = torch.tensor([[0.0, 1, 0, 0]])
+    expect(tmp_path / "out.png", method, images, method.latent_style(hat, torch.Generator().manual_seed(0)))
+    assert use(tmp_path / "out.png", "--reference", photos / "b.JPG", "--text", "hat", method="stargan2") == 0
+    expect(tmp_path / "out.png", method, images, method.reference_style(Store(photos / "b.JPG").floats, hat))
+    capsys.readouterr()
+    for arguments in (["--reference", photos / "b.JPG"], ["--text", "hat", "--strength", 0.5]):
+        assert use(tmp_path / "none.png", *arguments, method="stargan2") == 2
+        message = "name those of a reference with --text, at the full --strength"
+        assert message in capsys.readouterr().err and not (tmp_path / "none.png").exists()
+
+
 def test_a_folder_gives_a_picture_of_each_name_and_leaves_out_what_is_damaged(use, runs, photos, tmp_path, capsys):
     whole = (photos / "a wide one.png").read_bytes()
     (photos / "broken.png").write_bytes(whole[: len(whole) // 2])
@@ -342,8 +358,13 @@ TEXT = ["--text", "hat"]
         ("d.png", "o", [*TEXT, *TEXT, "--reference", "b.JPG", "d.png"], "are too many targets"),
         ("none.png", "o.png", TEXT, "no picture or folder at"),
         ("d.png", "o.png", ["--reference", "none.png"], "no picture at none.png; give --reference"),
-        ("notes.txt", "o.png", TEXT, "notes.txt cannot be used (not a JPEG, PNG or WebP image"),
-        ("d.png", "o.png", ["--reference", "notes.txt"], "notes.txt cannot be used (not a JPEG, PNG or WebP image"),
+        ("notes.txt", "o.png", TEXT, "notes.txt cannot be used (not a JPEG, PNG, WebP, TIFF, BMP or GIF image"),
+        (
+            "d.png",
+            "o.png",
+            ["--reference", "notes.txt"],
+            "notes.txt cannot be used (not a JPEG, PNG, WebP, TIFF, BMP or GIF image",
+        ),
         ("d.png", "o", TEXT, "one picture is made, so --output must be a .png"),
         ("", "o", [*TEXT, "--grid"], "one picture is made, so --output must be a .png"),
         ("d.png", "dir.png", TEXT, "one picture is made, so --output must be a .png"),
@@ -406,6 +427,20 @@ def test_a_run_folder_carries_its_clip(use, runs, clip, photos, tmp_path):
     assert use(tmp_path / "moved.png", "--reference", photos / "b.JPG", run=run) == 0
     assert use(tmp_path / "there.png", "--reference", photos / "b.JPG") == 0
     assert (tmp_path / "moved.png").read_bytes() == (tmp_path / "there.png").read_bytes()
+
+
+def test_a_run_s_clip_that_is_another_by_now_is_refused(use, runs, clip, photos, tmp_path, capsys):
+    """Its preprocessing, say, that a configuration beside the weights told when it was trained."""
+    from lanit.language.clip import ClipOptions, load_clip
+    from lanit.language.pseudo_labels import read_texts
+
+    run = shutil.copytree(runs["lanit"], tmp_path / "run")
+    texts, digest = read_texts(run / "texts.safetensors"), load_clip(ClipOptions(*map(str, clip))).digest
+    write_texts(replace(texts, clip=digest), run / "texts.safetensors")
+    assert use(tmp_path / "out.png", "--reference", photos / "b.JPG", run=run) == 0
+    write_texts(replace(texts, clip="0123456789ab"), run / "texts.safetensors")
+    assert use(tmp_path / "out.png", "--reference", photos / "b.JPG", run=run) == 2
+    assert "is of another CLIP than the texts in" in capsys.readouterr().err
 
 
 def test_a_text_at_full_strength_loads_no_clip(runs, photos, tmp_path):

@@ -63,11 +63,39 @@ MISTAKES = [
         {"clip": {"faces": {"model": "clip.json"}}},
         r"clip\.faces\.model names clip\.json, where no file is; put it there or give its place",
     ),
+    (
+        {"clip": {"faces": {"mean": [0.5, 0.5, 0.5]}}},
+        r"clip\.faces\.mean is of weights that are given; a CLIP that is trained here knows: drop it",
+    ),
+    (
+        {"clip": {"mine": {"model": "ViT-B-32", "pretrained": "x.pt"}}, "dataset": {"faces": {"clip": "mine"}}},
+        r"clip\.mine cannot be used: no CLIP checkpoint at x\.pt; put the weights of ViT-B-32 there or give their path",
+    ),
+    (
+        {"clip": {"mine": {"model": "ViT-B-32"}}, "dataset": {"faces": {"clip": "mine"}}},
+        r"clip\.mine must hold either `pretrained` \(a tag, a file or a folder\) or `train`",
+    ),
+    (
+        {"clip": {"mine": {"model": "tests/"}}, "dataset": {"faces": {"clip": "mine"}}},
+        r"clip\.mine cannot be used: tests holds no open_clip_config\.json; put it there, or give clip\.model .*",
+    ),
+    (
+        {
+            "clip": {"mine": {"model": "ViT-B-32", "pretrained": "openai", "std": [0, 0, 0]}},
+            "dataset": {"faces": {"clip": "mine"}},
+        },
+        r"clip\.mine cannot be used: clip\.std must hold three values from 0\.001 to 1, .*",
+    ),
+    ({"clip": {"faces": {"mean": [127, 127, 127]}}}, r"clip\.faces\.mean\.0 is wrong: 127 is greater than .*"),
+    (
+        {"clip": {"faces": {"quickgelu": True}}},
+        r"clip\.faces\.quickgelu is not a key here; did you mean 'quick_gelu'\?",
+    ),
     ({"train": {"lanit": {"batch": 0}}}, r"train\.lanit\.batch is wrong: 0 is less than the minimum of 1"),
     ({"train": {"lanit-top1": {"like": "lanit"}}}, r"train is wrong: 'lanit-top1' does not match .*"),
     (
         {"train": {"mine": {"batch": 8}}},
-        r"train\.mine is not a method \(lanit, tunit\): name with `like` the key of `train` that it is like",
+        r"train\.mine is not a method \(stargan2, .*, lanit\): name with `like` the key of `train` that it is like",
     ),
     (
         {"train": {"mine": {"like": "lanti"}}},
@@ -107,6 +135,31 @@ MISTAKES = [
     ({"tracking": {"uri": "ftp://me:secret@host"}}, r"tracking\.uri must be null, sqlite:///… or http\(s\)://…"),
     ({"tracking": "http://me:secret@host"}, r"tracking\.uri must be null, sqlite:///… or http\(s\)://…"),
     ({"tracking": {"url": "http://me:secret@host"}}, r"tracking\.url is not a key here; did you mean 'uri'\?"),
+    (
+        {"external": {"clip": {"title": "StyleCLIP", "dataset": "faces", "images": "made"}}},
+        r"external\.clip\.images names made, where no folder is; put the translations there or give their place "
+        r"\(`snakemake results/faces/pairs` writes what there is to translate\)",
+    ),
+    (
+        {"external": {"clip": {"title": "StyleCLIP", "dataset": "faces", "images": "docs", "table": "made.csv"}}},
+        r"external\.clip\.table names made\.csv, where no file is; put it there or give its place",
+    ),
+    (
+        {"external": {"clip": {"title": "StyleCLIP", "dataset": "face", "images": "docs"}}},
+        r"external\.clip\.dataset names 'face', which is not there; did you mean 'faces'\?",
+    ),
+    (
+        {"external": {"tunit": {"title": "StyleCLIP", "dataset": "faces", "images": "docs"}}},
+        r"external\.tunit has the name of what is trained here; choose another",
+    ),
+    (
+        {"external": {name: {"title": "StyleCLIP", "dataset": "faces", "images": "docs"} for name in "ab"}},
+        r"external\.a\.title is 'StyleCLIP', which is another's too; tables would not tell them apart",
+    ),
+    (
+        {"external": {"clip": {"title": "StyleCLIP", "dataset": "faces"}}},
+        r"external\.clip is wrong: 'images' is a required property",
+    ),
 ]
 
 
@@ -273,6 +326,66 @@ def test_a_training_is_given_its_variants_options(snakemake):
     assert commands["bold"]["labels"] == ["results/faces/labels/top3-n4"]
 
 
+def test_how_a_clip_sees_is_part_of_every_command_that_loads_it_and_its_files_are_their_inputs(snakemake, tmp_path):
+    """What is given alone: a key more would plan finished stages anew."""
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    for name in ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json", "README.md"):
+        (hub / name).write_text("{}")
+    told = {"mean": [0.5, 0.5, 0.5], "interpolation": "bilinear", "quick_gelu": False}
+    given = {"clip": {"mine": {"model": "hub"} | told}, "dataset": {"faces": {"clip": "mine"}}}
+    overlay = given | {"methods": ["lanit"], "domains": [4]}
+    calls = planned(snakemake, "lanit embed", "lanit train", overlays=[overlay])
+    clips = [call["options"].get("clip") or call["options"]["language"]["clip"] for call in calls]
+    assert len(clips) == 5 and all(clip == {"model": "hub"} | told for clip in clips)
+    made = tmp_path / "results" / "faces" / "embeddings" / "mine" / "texts.safetensors"
+    made.parent.mkdir(parents=True)
+    made.write_bytes(b"of before the files were changed")
+    os.utime(made, (0, 10**9))
+    changed = snakemake("--dry-run", str(made.relative_to(tmp_path)), overlays=[overlay]).stdout
+    reason = re.search("Updated input files: (.*)", changed)[1]
+    assert set(reason.split(", ")) == {
+        "hub/open_clip_config.json", "hub/open_clip_model.safetensors", "hub/tokenizer.json"
+    }  # fmt: skip
+
+
+def test_another_system_stands_beside_the_methods_once_a_dataset(snakemake, tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made.csv").touch()
+    given = {"title": "StyleCLIP (a)", "dataset": "faces", "images": "made"}
+    other = {"title": "Other", "dataset": "photos", "images": "nowhere"}  # of a dataset that this sweep leaves out
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    overlay = {
+        "external": {"clip": given, "edit": given | {"title": "B", "table": "made.csv"}, "other": other},
+        "dataset": {"photos": config["dataset"]["faces"]},
+        "domains": [4, 7],
+    }
+    names = ["lanit evaluate", "lanit translate", "lanit compare", "lanit track"]
+    calls = planned(snakemake, *names, overlays=[overlay])
+    first, second = sorted((call for call in calls if "images" in call), key=lambda call: call["output"])
+    assert (first["images"], first.get("table"), second["table"]) == (["made"], None, ["made.csv"])
+    folder = "results/faces/external/clip"
+    assert first["output"] == [folder] and first["manifest"] == ["results/faces/manifest.parquet"]
+    translated = next(call["options"] for call in calls if call.get("run") == ["results/faces/lanit-n4/seed0"])
+    assert first["options"] == {"name": "clip", "title": "StyleCLIP (a)", "dataset": "faces"} | translated
+    scored = {call["run"][0]: call for call in calls if "real" in call}
+    assert len(scored) == 4 + 2
+    assert scored[folder]["translations"] == [f"{folder}/translations.safetensors"]
+    assert scored[folder]["options"] == scored["results/faces/lanit-n4/seed0"]["options"]
+    assert scored[folder]["output"] == [f"{folder}/scores.json"]
+    (compare,) = [call for call in calls if "quality" in call]
+    assert compare["scores"][4:] == [f"results/faces/external/{name}/scores.json" for name in ("clip", "edit")]
+    assert compare["pictures"][4] == f"{folder}/pictures.npz" and len(compare["metrics"]) == 4
+    (track,) = [call for call in calls if "comparison" in call]
+    assert track["runs"][4:] == [folder, "results/faces/external/edit"]
+
+
+def test_what_other_systems_are_to_translate_needs_no_training(snakemake):
+    result = snakemake("results/faces/pairs", "--dry-run", "--quiet", "rules")
+    jobs = count_jobs(result.stdout)
+    assert jobs == {"plan_shards": 1, "write_shard": 6, "index_shards": 1, "export_pairs": 1, "total": 9}, result.stdout
+
+
 def test_what_prompts_have_learned_labels_the_images_anew(snakemake):
     bold = {"like": "lanit", "prompts": "learned"}
     overlay = {"methods": ["lanit", "bold"], "prompts": "frozen", "domains": [4], "train": {"bold": bold}}
@@ -288,21 +401,27 @@ def test_what_prompts_have_learned_labels_the_images_anew(snakemake):
     assert f"{run}/labels/quality.json" in compare["quality"] and compare["prompts"] == [f"{run}/prompts.json"]
 
 
-def test_where_there_are_gpus_a_training_leases_one(snakemake, tmp_path, monkeypatch):
-    """And none where the machine has none, or the user says so."""
+def test_how_many_gpus_a_training_asks_for_is_said_by_the_profile_whatever_the_machine_shows(
+    snakemake, tmp_path, monkeypatch
+):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nprintf '0\\n1\\n'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
     said = {}
-    cases = (("one", "0\\n1\\n", ()), ("cpu", "0\\n1\\n", ("--set-resources", "train:gpu=0")), ("none", "", ()))
-    for name, gpus, arguments in cases:
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{gpus}'\n")
-        (folder / "nvidia-smi").chmod(0o755)
-        with monkeypatch.context() as patch:
-            patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-            result = snakemake("--dry-run", "--quiet", "progress", "--printshellcmds", *arguments)
-        said[name] = set(re.findall(r'lease_gpus.py" (\d+)', result.stdout))
-    assert said == {"one": {"1"}, "cpu": {"0"}, "none": {"0"}}
+    cases = {
+        "default": (),
+        "gpu": ("--workflow-profile", ROOT / "profiles" / "gpu"),
+        "two": ("--set-resources", "train:gpu=2"),
+    }
+    for name, arguments in cases.items():
+        for shown in (True, False):
+            with monkeypatch.context() as patch:
+                if shown:
+                    patch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+                result = snakemake("--dry-run", "--quiet", "progress", "--printshellcmds", *map(str, arguments))
+            said[name, shown] = re.findall(r'lease_gpus.py" (\d+)', result.stdout)
+    wanted = {"default": "0", "gpu": "1", "two": "2"}  # of all ten, those whose prompts learn among them
+    assert said == {(name, shown): 10 * [wanted[name]] for name in cases for shown in (True, False)}
 
 
 def test_a_labeller_may_have_templates_of_its_own(snakemake):
@@ -395,7 +514,7 @@ def test_the_papers_graph_builds_on_empty_folders(snakemake, tmp_path):
     assert result.returncode == 0, result.stdout
     jobs = count_jobs(result.stdout)
     assert jobs["plan_shards"] == 3
-    assert {jobs[rule] for rule in ("train", "translate", "score")} == {30}
+    assert {jobs["train"] + jobs["train_prompts"], jobs["translate"], jobs["score"]} == {30}
     assert (jobs["label"], jobs["relabel"]) == (60, 15)  # LANIT's prompts learn
     assert "train_clip" not in jobs and "train_judge" not in jobs
 
@@ -407,7 +526,8 @@ def test_the_readmes_example_of_own_images_builds_its_graph(snakemake, tmp_path)
     result = snakemake("--dry-run", "--quiet", "rules", overlays=[CONFIGS / "paper.yaml", tmp_path / "mine.yaml"])
     assert result.returncode == 0, result.stdout
     jobs = count_jobs(result.stdout)
-    assert (jobs["plan_shards"], jobs["write_shard"], jobs["train"], jobs["score"]) == (1, 9, 2, 2)
+    assert (jobs["plan_shards"], jobs["write_shard"], jobs["score"]) == (1, 9, 2)
+    assert jobs["train"] == jobs["train_prompts"] == 1  # TUNIT, and LANIT whose prompts learn
 
 
 def test_the_readmes_example_of_variants_is_sound(monkeypatch):
@@ -415,6 +535,16 @@ def test_the_readmes_example_of_variants_is_sound(monkeypatch):
     example = re.search(r"```yaml\n(methods:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     made = variants(yaml.safe_load(example))
     assert made["lanit_frozen"]["prompts"] == "frozen" and made["lanit_weak"]["settings"]["loss"]["dl"] == 0.01
+
+
+def test_the_readmes_example_of_another_system_is_sound(monkeypatch, tmp_path):
+    example = re.search(r"```yaml\n(external:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "workflow").symlink_to(ROOT / "workflow")
+    with pytest.raises(WorkflowError, match=r"external\.styleclip\.images names translated/styleclip, where no folder"):
+        check(yaml.safe_load(example))
+    (tmp_path / "translated" / "styleclip").mkdir(parents=True)
+    assert check(yaml.safe_load(example))["external"]["styleclip"]["table"] is None
 
 
 def test_the_papers_domains_are_lists_of_their_length():
@@ -428,24 +558,57 @@ def test_the_papers_domains_are_lists_of_their_length():
 
 
 def test_no_setting_of_the_demo_reaches_the_papers_sweep():
-    """It is laid over the demo's: every setting that the demo changes is changed back to the paper's, the default.
+    """It is laid over the demo's: every setting that the demo changes is changed back to the paper's, the default, or,
+    where the paper is silent, to that of the released code.
 
     The choices that are not a method's settings have no default; the paper's file names each of them.
     """
+    from lanit import catalogue
     from lanit.config import parse
-    from lanit.methods.lanit import LanitOptions
-    from lanit.methods.tunit import TunitOptions
     from lanit.training.options import AugmentOptions
 
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     paper = yaml.safe_load((CONFIGS / "paper.yaml").read_text())
     assert (paper["labeller"], paper["prompts"], paper["uncovered"]) == ("adaptive", "learned", "left_out")
+    assert paper["clip"]["vit_b_32"]["resize"] == "corners"
     update_config(config, paper)
-    for method, options in (("lanit", LanitOptions), ("tunit", TunitOptions)):
-        training = config["train"][method]
-        assert parse(options, training["settings"], method) == options()
-        assert parse(AugmentOptions, training["augment"], method) == AugmentOptions()
-        assert set(training) == {"batch", "augment", "settings"}
+    released = {
+        "lanit": {"network": {"base_channels": None}, "fully_covered": "left_out",
+                  "prompts": {"learning_rate": 1e-6, "weight_decay": 1e-4}},
+        "stargan2": {"network": {"base_channels": None}, "loss": {"real": "sources"}},
+        "tunit": {"view": {"crop": "anywhere", "border": "black"}, "statistics": "separate"},
+    }  # fmt: skip
+    for method, settings in released.items():
+        training, keys = config["train"][method], {"batch", "augment", "settings"}
+        expected = catalogue.read_settings(method, settings)
+        assert catalogue.read_settings(method, training["settings"]) == expected, method
+        assert parse(AugmentOptions, training["augment"], method) == AugmentOptions(crop=method != "tunit")
+        assert set(training) == keys | ({"images"} if method != "lanit" else set())
+    # Iterations times batch, as released.
+    assert config["train"]["images"] == 150_000 * config["train"]["lanit"]["batch"]
+    assert config["train"]["stargan2"]["images"] == 100_000 * config["train"]["stargan2"]["batch"]
+    assert config["train"]["tunit"]["images"] == 200_000 * config["train"]["tunit"]["batch"]
+
+
+def test_what_the_papers_file_takes_from_released_code_says_so():
+    """Every line that gives one of its values, or the first of those that a comment speaks of."""
+    lines = (CONFIGS / "paper.yaml").read_text().splitlines()
+    taken = (
+        "resize: corners", "fully_covered: left_out", "weight_decay: 0.0001  #", "learning_rate: 0.000001  #", "view:",
+        "images: 6400000", "images: 800000", "statistics:", "warmup:", "ema_start:", "base_channels: null",
+        "augment: {crop: false",
+    )  # fmt: skip
+    for key in taken:
+        given = [line for line in lines if line.strip().startswith(key)]
+        assert given and all("# released" in line for line in given), key
+
+
+def test_how_clip_resizes_reaches_every_command_that_uses_it(snakemake):
+    overlay = {"domains": [4], "methods": ["lanit"], "clip": {"faces": {"resize": "corners"}}}
+    for command in ("lanit embed texts", "lanit embed images", "lanit train"):
+        for call in planned(snakemake, command, overlays=[overlay]):
+            options = call["options"].get("language", call["options"])
+            assert options["clip"]["resize"] == "corners", command
 
 
 def test_the_workflow_lints_clean(snakemake):

@@ -21,16 +21,31 @@ COMMAND_PATHS = f"export PYTHONPATH={shlex.quote(str(BASE))}; " + (
 )
 shell.prefix(COMMAND_PATHS.replace("{", "{{").replace("}", "}}"))
 
-sys.path[:0] = [str(BASE), str(BASE / "workflow" / "scripts")]
+sys.path.insert(0, str(BASE))
 from lanit.address import database_path, ui_command
-from lease_gpus import list_devices
+from lanit.config import digest
 
-GPUS = list_devices()
 RESULTS = config["results"]
 STORE = config["tracking"]["uri"] or f"sqlite:///{RESULTS}/mlflow.db"
-# What trainings and scores are told of MLflow. Their rules name it in the command alone, where it decides no rerun.
+# What trainings and scores are told of MLflow.
 TRACK = json.dumps({"uri": STORE, "sweep": config["sweep"]}, ensure_ascii=False)
+# What a profile or the command line says of rule train holds for its twin.
+for given in (workflow.resource_settings.overwrite_resources, workflow.resource_settings.overwrite_threads):
+    if "train" in given:
+        given.setdefault("train_prompts", given["train"])
 SPLITS = ("train", "val", "test", "pretrain")
+# Of jobs that could start, which do first: what others wait for, then the longest.
+PRIORITY = {
+    "shards": 100,
+    "clip": 90,
+    "judge": 85,
+    "embed": 80,
+    "labels": 70,
+    "train": 60,
+    "short_train": 40,
+    "score": 20,
+    "report": 10,
+}
 SEEN = ("train", "val", "test")  # what methods see; pretrain teaches the demo's CLIP and the judge
 
 
@@ -41,6 +56,7 @@ wildcard_constraints:
     labeller="|".join(config["labellers"]),
     texts="texts(-.+)?",
     variant="|".join(VARIANTS),
+    external="|".join(config["external"]) or "(?!)",
     split="|".join(SPLITS),
     shard=r"\d+",
     n=r"\d+",
@@ -52,15 +68,37 @@ def as_json(**options):
     return json.dumps(options, sort_keys=True)
 
 
+class Told:
+    """Options that a command is told without being run again where they change: Snakemake compares plain values alone."""
+
+    def __init__(self, text="", **options):
+        self.text = text or as_json(**options)
+
+    def __str__(self):
+        return self.text
+
+
 def results(path):
     """A path in the folder of results."""
     return f"{RESULTS}/{path}"
 
 
+RUN = results("{dataset}/{variant}-n{n}/seed{seed}")
+
+
+def run_file(name):
+    """A file in the folder of a run."""
+    return f"{RUN}/{name}"
+
+
 def get_sharding(wildcards):
     """Options of the shard stage."""
-    dataset = config["dataset"][wildcards.dataset]
-    return {"name": wildcards.dataset} | {key: dataset[key] for key in ("source", "size", "shards", "max_damaged")}
+    return describe_sharding(wildcards.dataset)
+
+
+def get_scored(wildcards):
+    """What will be scored on a dataset: the shard stage looks whether it is there."""
+    return Told(**describe_scored(wildcards.dataset))
 
 
 def get_domains(wildcards):
@@ -83,6 +121,11 @@ def get_shards(wildcards, ending, splits=None):
     shards = config["dataset"][wildcards.dataset]["shards"]
     folder = f"{RESULTS}/{wildcards.dataset}/shards"
     return [f"{folder}/{split}-{i}{ending}" for split in splits or shards for i in range(shards[split])]
+
+
+def get_tars(wildcards, split):
+    """The tars of a split that the dataset has."""
+    return get_shards(wildcards, ".tar", [split])
 
 
 def get_embeddings(wildcards, splits=SEEN):
@@ -114,20 +157,24 @@ def clip_of(wildcards):
 
 
 def get_clip(wildcards):
-    """CLIP options: an open_clip model by name or JSON file, and its weights by tag or file."""
+    """CLIP options: an open_clip model by name or file, its weights by tag or file, and how they see images."""
     clip = config["clip"][clip_of(wildcards)]
     trained = f"{RESULTS}/clip/{clip_of(wildcards)}/clip.safetensors"
-    return {"model": clip["model"], "pretrained": trained if "train" in clip else clip["pretrained"]}
+    given = {key: value for key, value in clip.items() if key != "train" and value is not None}
+    return given | ({"pretrained": trained} if "train" in clip else {})
 
 
 def get_clip_files(wildcards):
     """The files among them: a model that changes makes everything that came of it anew."""
-    return [value for value in get_clip(wildcards).values() if is_file_name(value)]
+    clip = get_clip(wildcards)
+    if "train" in config["clip"][clip_of(wildcards)]:  # not there yet
+        return [value for value in clip.values() if is_file_name(value)]
+    return list_files(clip["model"], clip.get("pretrained"))
 
 
 def get_features(wildcards):
-    """Features options: a judge trained here, or Inception by its weights."""
-    name = config["dataset"][wildcards.dataset]["features"]
+    """Features options: a judge trained here, or Inception by its weights; the rule's own, or the dataset's."""
+    name = wildcards.get("features") or config["dataset"][wildcards.dataset]["features"]
     features = config["features"][name]
     if features["kind"] == "judge":
         return {"kind": "judge", "weights": f"{RESULTS}/{wildcards.dataset}/features/{name}/judge.safetensors"}
@@ -149,6 +196,11 @@ def get_supervision(variant):
     return METHODS[VARIANTS[variant]["method"]].supervision
 
 
+def is_labelled(variant):
+    """Does the variant train on labels?"""
+    return METHODS[VARIANTS[variant]["method"]].is_labelled
+
+
 def learns_prompts(variant):
     """Do the variant's prompts learn? Then the labels change with them."""
     return VARIANTS[variant].get("prompts") == "learned"
@@ -168,8 +220,7 @@ def get_labels_of_run(wildcards):
     split = config["evaluate"]["split"]
     if not learns_prompts(wildcards.variant):
         return get_labels(wildcards, split)
-    folder = f"{RESULTS}/{wildcards.dataset}/{wildcards.variant}-n{wildcards.n}/seed{wildcards.seed}/labels"
-    return [f"{folder}/{split}.parquet", f"{folder}/texts.safetensors"]
+    return [run_file(f"labels/{name}").format(**wildcards) for name in (f"{split}.parquet", "texts.safetensors")]
 
 
 def as_argument(name, paths):
@@ -215,9 +266,15 @@ def get_perceptual(wildcards):
 
 def get_perceptual_files(wildcards):
     """The files among it: a training waits for them."""
-    given = get_perceptual(wildcards)
-    values = [*given.get("clip", {}).values(), given.get("weights"), given.get("linear")]
-    return [value for value in values if is_file_name(value)]
+    given, own = get_perceptual(wildcards), VARIANTS[wildcards.variant].get("settings", {}).get("perceptual", {})
+    clip = []
+    if given.get("clip"):
+        clip = (
+            list_files(own["clip"]["model"], own["clip"].get("pretrained"))
+            if "clip" in own
+            else get_clip_files(wildcards)
+        )
+    return clip + [value for value in (given.get("weights"), given.get("linear")) if is_file_name(value)]
 
 
 def get_language(wildcards):
@@ -230,6 +287,14 @@ def get_language(wildcards):
         "prompts": variant["prompts"],
         "uncovered": variant["uncovered"],
     }
+
+
+def get_clip_tars(wildcards):
+    """The tars that a small CLIP learns from."""
+    dataset = config["clip"][wildcards.clip]["train"]["dataset"]
+    return [
+        f"{RESULTS}/{dataset}/shards/pretrain-{i}.tar" for i in range(config["dataset"][dataset]["shards"]["pretrain"])
+    ]
 
 
 def get_clip_training(wildcards):
@@ -245,6 +310,29 @@ def get_translation(wildcards):
     return {"protocol": config["evaluate"], "classes": classes, "features": get_features(wildcards)}
 
 
+def get_external(wildcards):
+    """Options of an external system: what it is called, and those of a translation."""
+    title = config["external"][wildcards.external]["title"]
+    return {"name": wildcards.external, "title": title, "dataset": wildcards.dataset, **get_translation(wildcards)}
+
+
+def get_external_files(wildcards):
+    """Its translations and, where there is one, their table."""
+    external = config["external"][wildcards.external]
+    return {"images": external["images"], "table": [external["table"]] if external["table"] else []}
+
+
+def get_external_state(wildcards):
+    """Stands for what its folder holds: a file that is replaced leaves the folder's own time as it was."""
+    files = filter(Path.is_file, Path(config["external"][wildcards.external]["images"]).rglob("*"))
+    return digest(sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+
+
+def get_pairs(wildcards):
+    """Options of what other systems are asked to translate."""
+    return {key: value for key, value in get_translation(wildcards).items() if key != "features"}
+
+
 def get_scoring(wildcards):
     """Options of a run's scores."""
     return {"protocol": config["evaluate"]}
@@ -253,11 +341,21 @@ def get_scoring(wildcards):
 def get_runs(ending, variants=None):
     """One file of every run of the sweep, or of those of some variants."""
     return [
-        f"{RESULTS}/{dataset}/{variant}-n{n}/seed{seed}/{ending}"
+        run_file(ending).format(dataset=dataset, variant=variant, n=n, seed=seed)
         for dataset in config["datasets"]
         for variant in (config["methods"] if variants is None else variants)
         for n in config["domains"]
         for seed in config["seeds"]
+    ]
+
+
+def get_externals(ending):
+    """One file of every external system of the sweep."""
+    return [
+        f"{RESULTS}/{dataset}/external/{name}/{ending}"
+        for dataset in config["datasets"]
+        for name, external in config["external"].items()
+        if external["dataset"] == dataset
     ]
 
 
@@ -281,7 +379,8 @@ def get_sweep(wildcards=None):
     runs = [
         path for name in ("model.safetensors", "run.json", "scores.json", "pictures.npz") for path in get_runs(name)
     ]
-    return runs + get_qualities()
+    externals = [path for name in ("run.json", "scores.json", "pictures.npz") for path in get_externals(name)]
+    return runs + externals + get_qualities()
 
 
 def is_store_lost():

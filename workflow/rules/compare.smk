@@ -3,9 +3,11 @@
 
 rule compare:
     input:
-        scores=lambda wildcards: get_runs("scores.json"),
-        pictures=lambda wildcards: get_runs("pictures.npz"),
+        scores=lambda wildcards: get_runs("scores.json") + get_externals("scores.json"),
+        pictures=lambda wildcards: get_runs("pictures.npz") + get_externals("pictures.npz"),
         quality=get_qualities,
+        metrics=get_runs("metrics.jsonl"),
+        prompts=get_runs_with_learned_prompts("prompts.json"),
     output:
         tables=report(
             expand(results("tables/{table}.{ending}"), table=["comparison", "table1", "table2"], ending=["md", "tex"])
@@ -30,24 +32,21 @@ rule compare:
     params:
         options=as_json(sweep=config["sweep"]),
         track=TRACK,  # the report says how to open the store
-        # Not inputs, for the training's rule leaves them unnamed: it appends to the one, and leaves the other only
-        # where prompts have learned.
-        metrics=get_runs("metrics.jsonl"),
-        prompts=as_argument("--prompts", get_runs_with_learned_prompts("prompts.json")),
+        prompts=lambda wildcards, input: as_argument("--prompts", input.prompts),
         folder=subpath(output.report, parent=True),
     message:
         "Compare: tables, plots, pictures and report"
     shell:
         "python -m lanit compare --options {params.options:q} --scores {input.scores:q} --quality {input.quality:q} "
-        "--pictures {input.pictures:q} --metrics {params.metrics:q} {params.prompts:q} --output {params.folder:q} "
+        "--pictures {input.pictures:q} --metrics {input.metrics:q} {params.prompts:q} --output {params.folder:q} "
         "--track {params.track:q} &> {log:q}"
 
 
 # Nothing depends on the store: what is due here hides no job, and a store that cannot be reached costs no result.
 rule track:
     input:
-        runs=lambda wildcards: get_runs("run.json"),
-        scores=lambda wildcards: get_runs("scores.json"),
+        runs=lambda wildcards: get_runs("run.json") + get_externals("run.json"),
+        scores=lambda wildcards: get_runs("scores.json") + get_externals("scores.json"),
         report=rules.compare.output.report,
     output:
         results("mlflow.json"),

@@ -11,6 +11,8 @@ from lanit import spelling
 from lanit.address import SQLITE, check_kind, keep_password
 from lanit.catalogue import METHODS
 from lanit.config import LanitError
+from lanit.config import parse as parse_options  # Snakemake has a parse of its own here
+from lanit.language.clip_options import ClipOptions, is_path, list_files
 from lanit.spelling import is_file_name
 
 CHOICES = ("labeller", "prompts", "uncovered")  # what they may be told of these, for the whole sweep or a variant
@@ -93,8 +95,7 @@ def check_dataset(name):
                 f"clip.{dataset['clip']}.train",
                 "needs split pretrain in the `shards` of the dataset that it learns from",
             )
-    if ("train" in clip) == (clip["pretrained"] is not None):
-        fail(f"clip.{dataset['clip']}", "must hold either `pretrained` (a tag or a file) or `train`")
+    check_clip(dataset["clip"])
     if features["kind"] == "judge" and "pretrain" not in dataset["shards"]:
         fail(f"features.{dataset['features']}", f"is a judge, which needs split pretrain in {where}.shards")
     if config["evaluate"]["split"] not in dataset["shards"]:
@@ -103,6 +104,29 @@ def check_dataset(name):
             f"is {config['evaluate']['split']!r}, which {where}.shards lacks: give it one, and its images",
         )
     check_files(where, dataset, clip, features)
+
+
+def check_clip(name):
+    """A CLIP is given, with its files, or trained; and how its weights see images is told of what was given alone."""
+    clip, where = config["clip"][name], f"clip.{name}"
+    told = {key: value for key, value in clip.items() if key not in ("model", "pretrained", "train", "resize")}
+    told = {key: value for key, value in told.items() if value is not None}
+    if "train" in clip:
+        if clip["pretrained"] is not None:
+            fail(where, "must hold either `pretrained` (a tag, a file or a folder) or `train`")
+        if told:
+            fail(
+                f"{where}.{next(iter(told))}",
+                "is of weights that are given; a CLIP that is trained here knows: drop it",
+            )
+        return
+    if clip["pretrained"] is None and not is_path(clip["model"]):
+        fail(where, "must hold either `pretrained` (a tag, a file or a folder) or `train`")
+    try:
+        parse_options(ClipOptions, {key: value for key, value in clip.items() if value is not None}, where)
+        list_files(clip["model"], clip["pretrained"])
+    except LanitError as error:
+        fail(where, f"cannot be used: {error}")
 
 
 def check_files(where, dataset, clip, features):
@@ -114,17 +138,42 @@ def check_files(where, dataset, clip, features):
                 help = dataset["missing"] or "put the images there or give their place"
                 fail(f"{where}.source", f"names {path}, where nothing is; {help}")
     for key, value in (
-        (f"clip.{dataset['clip']}.model", clip["model"]),
-        (f"clip.{dataset['clip']}.pretrained", clip["pretrained"]),
+        (f"clip.{dataset['clip']}.model", clip["model"] if "train" in clip else None),
         (f"features.{dataset['features']}.weights", features["weights"]),
     ):
         if is_file_name(value) and not Path(value).is_file():
             fail(key, f"names {value}, where no file is; put it there or give its place")
 
 
+def describe_sharding(name):
+    """Options of the shard stage."""
+    return {"name": name} | {key: config["dataset"][name][key] for key in ("source", "size", "shards", "max_damaged")}
+
+
+def describe_scored(name):
+    """What will be scored on a dataset."""
+    return {"classes": config["dataset"][name]["classes"]} | {key: config["evaluate"][key] for key in ("k", "split")}
+
+
+def check_data(name):
+    """What the images can tell, where they are known already; where not, the shard stage says it first of all."""
+    card = Path(config["results"], name, "dataset.json")
+    if not card.exists():
+        return
+    from lanit.config import LanitError, digest, parse
+    from lanit.data.scored import check_card, parse_scored
+    from lanit.data.shard import ShardOptions
+
+    try:
+        options = digest(parse(ShardOptions, describe_sharding(name)))
+        check_card(card, options, parse_scored(describe_scored(name)), config["dataset"][name]["source"])
+    except LanitError as error:
+        fail(f"dataset.{name}", f"cannot be scored: {error}")
+
+
 def find_paths(source):
-    """The folders and the table among a source's options."""
-    keys = ("root", "train", "val", "test", "pretrain", "images", "table")
+    """The folders and the tables among a source's options."""
+    keys = ("root", "train", "val", "test", "pretrain", "images", "table", "partition", "identities")
     return [source[key] for key in keys if isinstance(source.get(key), str)]
 
 
@@ -146,11 +195,35 @@ def check_configuration():
     for i, name in enumerate(config["datasets"]):
         pick(f"datasets[{i}]", name, config["dataset"])
         check_dataset(name)
+        check_data(name)
     pick("labeller", config["labeller"], config["labellers"])
     variants = [name for name in config["train"] if name != "images"]
     for i, name in enumerate(config["methods"]):
         pick(f"methods[{i}]", name, variants)
+    for name in config["external"]:
+        check_external(name)
     return {name: resolve_variant(name) for name in variants}
+
+
+def check_external(name):
+    """Another system has a name and a title of its own, and the translations of those in the sweep are there."""
+    external, where = config["external"][name], f"external.{name}"
+    pick(f"{where}.dataset", external["dataset"], config["dataset"])
+    if name in config["train"] or name in METHODS:
+        fail(where, "has the name of what is trained here; choose another")
+    titles = {key: other["title"] for key, other in config["external"].items() if key != name}
+    if external["title"] in titles.values():
+        fail(f"{where}.title", f"is {external['title']!r}, which is another's too; tables would not tell them apart")
+    if external["dataset"] not in config["datasets"]:
+        return
+    if not Path(external["images"]).is_dir():
+        fail(
+            f"{where}.images",
+            f"names {external['images']}, where no folder is; put the translations there or give their place "
+            f"(`snakemake {config['results']}/{external['dataset']}/pairs` writes what there is to translate)",
+        )
+    if external["table"] is not None and not Path(external["table"]).is_file():
+        fail(f"{where}.table", f"names {external['table']}, where no file is; put it there or give its place")
 
 
 def resolve_variant(name):

@@ -4,12 +4,13 @@
 rule train_clip:
     input:
         manifest=lambda wildcards: f"{RESULTS}/{config['clip'][wildcards.clip]['train']['dataset']}/manifest.parquet",
+        shards=get_clip_tars,
         model=lambda wildcards: [name for name in [config["clip"][wildcards.clip]["model"]] if is_file_name(name)],
     output:
         results("clip/{clip}/clip.safetensors"),
     log:
         results("logs/train_clip/{clip}.log"),
-    priority: 90
+    priority: PRIORITY["clip"]
     conda:
         "../../envs/lanit.yaml"
     threads: 2
@@ -31,7 +32,7 @@ rule embed_texts:
         results("{dataset}/embeddings/{clip}/{texts}.safetensors"),
     log:
         results("logs/embed_texts/{dataset}/{clip}-{texts}.log"),
-    priority: 80
+    priority: PRIORITY["embed"]
     conda:
         "../../envs/lanit.yaml"
     params:
@@ -54,7 +55,7 @@ rule embed_images:
         results("{dataset}/embeddings/{clip}/{split}-{shard}.safetensors"),
     log:
         results("logs/embed_images/{dataset}/{clip}/{split}-{shard}.log"),
-    priority: 80
+    priority: PRIORITY["embed"]
     conda:
         "../../envs/lanit.yaml"
     params:

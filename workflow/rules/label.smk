@@ -31,7 +31,7 @@ rule label:
         dataset=WITH_VAL,
         labeller=PSEUDO,
     # The labels that a training waits for come first.
-    priority: lambda wildcards: 70 if wildcards.labeller in AWAITED else 10
+    priority: lambda wildcards: PRIORITY["labels"] if wildcards.labeller in AWAITED else PRIORITY["report"]
     conda:
         "../../envs/lanit.yaml"
     params:
@@ -69,7 +69,7 @@ rule label_by_truth:
     wildcard_constraints:
         dataset=WITH_VAL,
         labeller=TRUE,
-    priority: 70
+    priority: PRIORITY["labels"]
     conda:
         "../../envs/lanit.yaml"
     params:
@@ -95,39 +95,37 @@ use rule label_by_truth as label_by_truth_without_val with:
 # The labels of a run whose prompts have learned, by these: its references are translated with them.
 rule relabel:
     input:
-        run=results("{dataset}/{variant}-n{n}/seed{seed}/run.json"),
+        texts=run_file("texts.safetensors"),
         embeddings=get_embeddings,
         manifest=results("{dataset}/manifest.parquet"),
     output:
-        train=results("{dataset}/{variant}-n{n}/seed{seed}/labels/train.parquet"),
-        val=results("{dataset}/{variant}-n{n}/seed{seed}/labels/val.parquet"),
-        test=results("{dataset}/{variant}-n{n}/seed{seed}/labels/test.parquet"),
-        texts=results("{dataset}/{variant}-n{n}/seed{seed}/labels/texts.safetensors"),
-        quality=results("{dataset}/{variant}-n{n}/seed{seed}/labels/quality.json"),
+        train=run_file("labels/train.parquet"),
+        val=run_file("labels/val.parquet"),
+        test=run_file("labels/test.parquet"),
+        texts=run_file("labels/texts.safetensors"),
+        quality=run_file("labels/quality.json"),
     log:
         results("logs/relabel/{dataset}/{variant}-n{n}-seed{seed}.log"),
     wildcard_constraints:
         dataset=WITH_VAL,
-    priority: 20
+    priority: PRIORITY["score"]
     conda:
         "../../envs/lanit.yaml"
     params:
         options=lambda wildcards: as_json(**get_labelling(wildcards, VARIANTS[wildcards.variant]["labeller"])),
-        # Not an input: not every training leaves it, so that it is no output of the rule.
-        texts=lambda wildcards, input: f"{Path(input.run).parent}/texts.safetensors",
         folder=subpath(output.quality, parent=True),
     message:
         "Label {wildcards.dataset} by the prompts of {wildcards.variant}, N = {wildcards.n}, seed {wildcards.seed}"
     shell:
-        "python -m lanit label --options {params.options:q} --texts {params.texts:q} --embeddings {input.embeddings:q} "
+        "python -m lanit label --options {params.options:q} --texts {input.texts:q} --embeddings {input.embeddings:q} "
         "--manifest {input.manifest:q} --output {params.folder:q} &> {log:q}"
 
 
 use rule relabel as relabel_without_val with:
     output:
-        train=results("{dataset}/{variant}-n{n}/seed{seed}/labels/train.parquet"),
-        test=results("{dataset}/{variant}-n{n}/seed{seed}/labels/test.parquet"),
-        texts=results("{dataset}/{variant}-n{n}/seed{seed}/labels/texts.safetensors"),
-        quality=results("{dataset}/{variant}-n{n}/seed{seed}/labels/quality.json"),
+        train=run_file("labels/train.parquet"),
+        test=run_file("labels/test.parquet"),
+        texts=run_file("labels/texts.safetensors"),
+        quality=run_file("labels/quality.json"),
     wildcard_constraints:
         dataset=WITHOUT_VAL,

@@ -1,4 +1,5 @@
-# Images → WebDataset tars of a fixed number, one manifest, and what was left out.
+# Images → WebDataset tars of a fixed number, one manifest, and what was left out. What is to be said of the images is put on
+# the terminal, too, when all went well; of a job that failed Snakemake shows the log.
 
 
 rule plan_shards:
@@ -6,15 +7,17 @@ rule plan_shards:
         results("{dataset}/shards/plan.parquet"),
     log:
         results("logs/plan_shards/{dataset}.log"),
-    priority: 100
+    priority: PRIORITY["shards"]
     conda:
         "../../envs/lanit.yaml"
     params:
         options=lambda wildcards: as_json(**get_sharding(wildcards)),
+        scored=get_scored,
     message:
         "{wildcards.dataset}: list the images and assign splits and shards"
     shell:
-        "python -m lanit shard plan --options {params.options:q} --output {output:q} &> {log:q}"
+        "python -m lanit shard plan --options {params.options:q} --scored {params.scored:q} "
+        "--output {output:q} &> {log:q} && cat {log:q}"
 
 
 rule write_shard:
@@ -25,7 +28,7 @@ rule write_shard:
         index=results("{dataset}/shards/{split}-{shard}.parquet"),
     log:
         results("logs/write_shard/{dataset}/{split}-{shard}.log"),
-    priority: 100
+    priority: PRIORITY["shards"]
     conda:
         "../../envs/lanit.yaml"
     params:
@@ -47,11 +50,13 @@ rule index_shards:
         card=results("{dataset}/dataset.json"),
     log:
         results("logs/index_shards/{dataset}.log"),
-    priority: 100
+    priority: PRIORITY["shards"]
     conda:
         "../../envs/lanit.yaml"
+    params:
+        scored=get_scored,
     message:
         "{wildcards.dataset}: gather the manifest"
     shell:
         "python -m lanit shard index --plan {input.plan:q} --indices {input.indices:q} --manifest {output.manifest:q} "
-        "--quarantine {output.quarantine:q} --card {output.card:q} &> {log:q}"
+        "--quarantine {output.quarantine:q} --card {output.card:q} --scored {params.scored:q} &> {log:q} && cat {log:q}"

@@ -1,22 +1,33 @@
 # One training per variant, N and seed, in one process or several: gloo on CPUs, NCCL on GPUs.
 
+LEARNED, FROZEN = (
+    "|".join(variant for variant in VARIANTS if learns_prompts(variant) == learned) or "(?!)"
+    for learned in (True, False)
+)
+
 
 rule train:
     input:
         manifest=results("{dataset}/manifest.parquet"),
+        shards=lambda wildcards: get_tars(wildcards, "train"),
         labels=get_labels,
         # Labels that are made anew as prompts learn.
         embeddings=lambda wildcards: get_embeddings(wildcards, ["train"]) if learns_prompts(wildcards.variant) else [],
         clip=lambda wildcards: get_clip_files(wildcards) if get_supervision(wildcards.variant) == "text" else [],
         perceptual=get_perceptual_files,
-    # Neither the checkpoint nor the log of metrics is an output: Snakemake would delete them before a run is continued.
+    # Neither checkpoints nor the log while it grows are outputs: Snakemake would delete them before a run is continued.
     output:
-        model=results("{dataset}/{variant}-n{n}/seed{seed}/model.safetensors"),
-        run=results("{dataset}/{variant}-n{n}/seed{seed}/run.json"),
+        model=run_file("model.safetensors"),
+        run=run_file("run.json"),
+        metrics=run_file("metrics.jsonl"),
     log:
         results("logs/train/{dataset}/{variant}-n{n}-seed{seed}.log"),
+    benchmark:
+        results("benchmarks/train/{dataset}/{variant}-n{n}-seed{seed}.tsv")
+    wildcard_constraints:
+        variant=FROZEN,
     # The longest first: what is left over at the end is short.
-    priority: lambda wildcards: (40 if get_supervision(wildcards.variant) == "none" else 60) + int(wildcards.n) / 100
+    priority: lambda wildcards: PRIORITY["train" if is_labelled(wildcards.variant) else "short_train"] + int(wildcards.n) / 100
     conda:
         "../../envs/lanit.yaml"
     threads: 1
@@ -24,12 +35,13 @@ rule train:
         mem_mb=3000,
         runtime=120,
         processes=1,  # on CPUs
-        gpu=int(bool(GPUS)),  # one process each; a job waits for GPUs that no other has
+        gpu=0,  # a profile says how many: one process each; a job waits for GPUs that no other has
     params:
         options=lambda wildcards: as_json(**get_training(wildcards)),
         labels=get_labels_argument,
         embeddings=lambda wildcards, input: as_argument("--embeddings", input.embeddings),
         folder=subpath(output.run, parent=True),
+        track=Told(TRACK),
     message:
         "Train {wildcards.variant} on {wildcards.dataset}, N = {wildcards.n}, seed {wildcards.seed}"
     # The shell becomes the launcher, which thus gets the signal of whoever stops the job and whose status is the job's.
@@ -42,4 +54,16 @@ rule train:
         'exec python "$PYTHONPATH/workflow/scripts/lease_gpus.py" {resources.gpu} '
         "python -m lanit.training.launch --standalone --nnodes=1 --nproc-per-node=$processes "
         "-m lanit train --options {params.options:q} --manifest {input.manifest:q} {params.labels:q} "
-        "{params.embeddings:q} --output {params.folder:q} --track {TRACK:q}"
+        "{params.embeddings:q} --output {params.folder:q} --track {params.track:q}"
+
+
+# Prompts that learn leave their texts, and what became of them.
+use rule train as train_prompts with:
+    output:
+        model=run_file("model.safetensors"),
+        run=run_file("run.json"),
+        metrics=run_file("metrics.jsonl"),
+        texts=run_file("texts.safetensors"),
+        prompts=run_file("prompts.json"),
+    wildcard_constraints:
+        variant=LEARNED,

@@ -17,7 +17,13 @@ import time
 def main(count: int, command: list[str]) -> None:
     """Become `command`, with CUDA_VISIBLE_DEVICES naming `count` GPUs that no other lease holds."""
     if "SLURM_JOB_ID" not in os.environ:
-        devices = list_devices() if count else []
+        devices = list_devices()
+        if devices and not count:
+            print(
+                f"note: this job asks for no GPU, and the machine shows {len(devices)}; "
+                "--workflow-profile profiles/gpu gives a training one",
+                file=sys.stderr,
+            )
         if len(devices) < count:
             sys.exit(
                 f"{count} GPUs are asked for, and this machine shows {len(devices)}; ask for fewer, or run on its CPUs"
@@ -33,7 +39,7 @@ def list_devices() -> list[str]:
         return [name.strip() for name in allowed.split(",") if name.strip()]
     try:
         query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+        return subprocess.run(query, capture_output=True, encoding="utf-8", check=True).stdout.split()
     except (OSError, subprocess.CalledProcessError):
         return []
 

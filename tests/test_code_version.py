@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-ASK = "from lanit.training.loop import code_version; print(code_version())"
+ROOT = Path(__file__).parents[1]
+ASK = "from lanit.config import code_version; print(code_version())"
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="no git")
 
