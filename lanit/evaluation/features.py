@@ -70,7 +70,8 @@ class JudgeExtractor:
 
         self.judge, self.device = load_judge(weights, device), device
         self.name = f"judge-{_digest(weights)}"
-        self.classes, self.exclusive = self.judge.classes, self.judge.exclusive
+        self.classes: list[str] | None = self.judge.classes
+        self.exclusive: bool | None = self.judge.exclusive
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
@@ -84,8 +85,8 @@ class JudgeExtractor:
 class InceptionExtractor:
     """Pool features (2048) of Inception by clean-fid's resizer (PIL bicubic, float, to 299 pixels) and wrapper."""
 
-    classes = None
-    exclusive = None
+    classes: list[str] | None = None
+    exclusive: bool | None = None
 
     def __init__(self, weights: Path | None, device: str = "cpu"):
         from cleanfid.resize import build_resizer
