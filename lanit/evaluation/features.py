@@ -68,7 +68,8 @@ class JudgeExtractor:
 
         self.judge, self.device = load_judge(weights, device), device
         self.name = f"judge-{_digest(weights)}"
-        self.classes, self.exclusive = self.judge.classes, self.judge.exclusive
+        self.classes: list[str] | None = self.judge.classes
+        self.exclusive: bool | None = self.judge.exclusive
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
@@ -82,8 +83,8 @@ class JudgeExtractor:
 class InceptionExtractor:
     """Pool features (2048) of Inception, as clean-fid takes them: Pillow's bicubic, in floats, to 299 pixels."""
 
-    classes = None
-    exclusive = None
+    classes: list[str] | None = None
+    exclusive: bool | None = None
 
     def __init__(self, weights: Path | None, device: str = "cpu"):
         from cleanfid.resize import build_resizer

@@ -79,7 +79,7 @@ def pretrain(options: PretrainOptions, manifest: Path, output: Path) -> None:
     _save(towers, open_clip.get_model_config(find_model(options.model)), Path(output))
 
 
-def train_towers(options: PretrainOptions, images: Tensor, truth: np.ndarray, names: Sequence[str]) -> nn.Module:
+def train_towers(options: PretrainOptions, images: Tensor, truth: np.ndarray, names: Sequence[str]) -> open_clip.CLIP:
     """Return the trained open_clip model.
 
     Args:
@@ -198,14 +198,15 @@ class Tokens:
             row[: len(self.cache[caption])] = torch.tensor(self.cache[caption])
         return rows
 
-    def compact(self, towers: nn.Module) -> _CompactEmbedding:
+    def compact(self, towers: open_clip.CLIP) -> _CompactEmbedding:
         """Return a context in which `towers` read short ids; after it the trained vectors are back in their places."""
         return _CompactEmbedding(towers, self.ids)
 
 
 class _CompactEmbedding:
-    def __init__(self, towers: nn.Module, ids: Tensor) -> None:
-        self.towers, self.ids, self.full = towers, ids, towers.token_embedding
+    def __init__(self, towers: open_clip.CLIP, ids: Tensor) -> None:
+        self.towers, self.ids = towers, ids
+        self.full: nn.Embedding = towers.token_embedding
 
     def __enter__(self) -> None:
         vectors = self.full.weight.detach()[self.ids].clone()
@@ -219,7 +220,7 @@ class _CompactEmbedding:
 
 
 def _fit_texts(
-    towers: nn.Module, tokens: Tokens, options: PretrainOptions, truth: np.ndarray, names: Sequence[str]
+    towers: open_clip.CLIP, tokens: Tokens, options: PretrainOptions, truth: np.ndarray, names: Sequence[str]
 ) -> None:
     """Let the text tower tell captions apart before it meets an image: two wordings of the same names are a pair.
 
@@ -247,7 +248,12 @@ def _fit_texts(
 
 
 def _fit(
-    towers: nn.Module, tokens: Tokens, options: PretrainOptions, images: Tensor, truth: np.ndarray, names: Sequence[str]
+    towers: open_clip.CLIP,
+    tokens: Tokens,
+    options: PretrainOptions,
+    images: Tensor,
+    truth: np.ndarray,
+    names: Sequence[str],
 ) -> None:
     rng = np.random.default_rng(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
@@ -284,9 +290,9 @@ def _fit(
             print(f"step {step}/{options.steps}: loss {loss.item():.3f}, {seconds:.0f} s", flush=True)
 
 
-def _groups(towers: nn.Module, options: PretrainOptions) -> list[dict[str, Any]]:
+def _groups(towers: open_clip.CLIP, options: PretrainOptions) -> list[dict[str, Any]]:
     """Return the parameters by learning rate (one for each tower) and weight decay (matrices and kernels alone)."""
-    groups = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in towers.named_parameters():
         rate = options.image_learning_rate if name.startswith("visual.") else options.text_learning_rate
         decay = options.weight_decay if parameter.ndim > 1 else 0.0
@@ -311,7 +317,7 @@ def _check(options: PretrainOptions) -> None:
             raise LanitError(f"{key} must be at least 1, not {getattr(options, key)}")
 
 
-def _save(towers: nn.Module, config: dict[str, Any], output: Path) -> None:
+def _save(towers: open_clip.CLIP, config: dict[str, Any], output: Path) -> None:
     # With how the images were seen: open_clip's table may say otherwise of a model by this name.
     seen = dataclasses.asdict(OPEN_CLIP_DEFAULT) | {"quick_gelu": bool(config.get("quick_gelu"))}
     write_tensors(output, {key: value.cpu().numpy() for key, value in towers.state_dict().items()}, {"seen": seen})

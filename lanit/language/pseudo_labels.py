@@ -91,7 +91,7 @@ def check_labeller(options: LabellerOptions, count: int) -> None:
             raise LanitError(f"the labeller {options.kind} {verb} {key}; it belongs to {kind}")
     if options.choose is not None and options.kind != "truth":
         raise LanitError(f"the labeller {options.kind} takes no choose; it belongs to truth")
-    if options.kind == "top_k" and not 1 <= options.k <= count:
+    if options.k is not None and not 1 <= options.k <= count:
         raise LanitError(f"the labeller's k must be from 1 to the {count} domains, not {options.k}")
 
 
@@ -112,7 +112,9 @@ def label(options: LabellerOptions, similarities: np.ndarray, base: np.ndarray) 
     if options.kind == "adaptive":
         return adaptive(similarities, base)
     if options.kind == "top_k":
+        assert options.k is not None, "or check_labeller had ended it"
         return top_k(similarities, options.k)
+    assert options.threshold is not None, "or check_labeller had ended it"
     return fixed(similarities, options.threshold)
 
 

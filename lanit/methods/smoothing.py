@@ -75,7 +75,7 @@ class Smoothing(StarGan2):
         if weight.content > 0:
             terms["content"] = (weight.content, self.perceptual(part.source, made.fake).mean())
         if own is not None and weight.triplet > 0:
-            positive = losses.aggregate(self.networks["mapping"](own.latent), labels_of(part))
+            positive = losses.aggregate(self.mapping(own.latent), labels_of(part))
             negative = losses.aggregate(made.styles, source_labels_of(part))
             triplet = triplet_margin(made.style, positive, negative, own.weights, weight.margin)
             terms["triplet"] = (weight.triplet, triplet / part.share)  # it is of the whole batch already

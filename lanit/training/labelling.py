@@ -62,6 +62,8 @@ class Labelling:
         self.advice = "look at the classes that its truth has" if found.supervision == "truth" else ""
         if isinstance(method, LanguageMethod):
             language = method.language
+            if language is None:
+                raise LanitError(f"{options.method} learns by language; give train.language its clip and templates")
             self.advice = advice(language.labeller, language.templates, found.similarities, found.base)
             if language.prompts == "learned":
                 if not inputs.embeddings:

@@ -596,7 +596,7 @@ def test_what_the_papers_file_takes_from_released_code_says_so():
     taken = (
         "resize: corners", "fully_covered: left_out", "weight_decay: 0.0001  #", "learning_rate: 0.000001  #", "view:",
         "images: 6400000", "images: 800000", "statistics:", "warmup:", "ema_start:", "base_channels: null",
-        "augment: {crop: false",
+        "augment: {crop: false, flip: true",
     )  # fmt: skip
     for key in taken:
         given = [line for line in lines if line.strip().startswith(key)]
