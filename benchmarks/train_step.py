@@ -7,12 +7,21 @@ Images, labels and CLIP's weights are random: times do not depend on them. A row
 which on the CPU are taken in turn with the other rows': a machine that is not quiet disturbs all alike. Not cached
 means, as in the authors' code, real images encoded four times and all prompts once in each step. On a GPU there are
 rows in bfloat16, too, and compiled.
+
+    python benchmarks/train_step.py demo --method all          # every method of the catalogue, or one by its name
+
+gives instead seconds and peak memory of a whole step of each method, in a process of its own: on a GPU what its tensors
+took, on the CPU all that the process did, of which the imports alone are half a GiB. A method's settings are those of
+the configuration, or its defaults, which are its paper's; weights of a perceptual distance are random, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import multiprocessing
+import resource
 import statistics
 import tempfile
 import time
@@ -23,16 +32,20 @@ from pathlib import Path
 
 import open_clip
 import torch
+import torchvision
 import yaml
 from safetensors.torch import save_file
 
+from lanit import catalogue
 from lanit.config import parse
 from lanit.data.rng import BatchRng
 from lanit.language.clip import ClipOptions, find_model
 from lanit.language.clip_features import TextsOptions, embed_texts
 from lanit.language.prompts import base_features, text_features
+from lanit.methods import create_method
 from lanit.methods.lanit import Lanit
-from lanit.methods.protocol import Batch, Update
+from lanit.methods.protocol import Batch, LabelledMethod, Method, Update
+from lanit.networks.perceptual import ALEXNET_WIDTHS
 from lanit.settings.lanit import LanitOptions
 from lanit.training.averaging import average
 from lanit.training.step import take_step
@@ -40,6 +53,11 @@ from lanit.training.step import take_step
 ROOT = Path(__file__).parents[1]
 PARTS = ("not cached", "translations", "discriminator", "latent-guided", "reference-guided", "averages")
 UPDATES = ("discriminator", "discriminator", "latent-guided", "reference-guided")
+# At which share of its budget a method's step is measured, where not all steps are alike.
+PHASES = {
+    "tunit": {"tunit, guiding network alone": 0.1, "tunit": 0.7},
+    "lanit": {"lanit, phase 1": 0.1, "lanit, phase 2, prompts learn": 0.7},
+}
 
 
 @dataclass(frozen=True)
@@ -71,9 +89,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=20, help="steps a row, after one that warms up")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
+    text = "seconds and peak memory of a step of this method, or of each, instead of the parts of LANIT's"
+    parser.add_argument("--method", choices=[*catalogue.METHODS, "all"], help=text)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {arguments.threads} threads"
+    if arguments.method is not None:
+        return compare_methods(arguments, device, where)
     torch.backends.cudnn.benchmark = True
     cases = [
         Case("phase 1"),
@@ -88,13 +111,13 @@ def main() -> None:
 
     times = {case: Times() for case in cases}
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(*prepare(arguments.size, Path(folder)), arguments.batch, device)
+        train, *given = prepare(arguments.size, Path(folder))
+        bench = Bench(train["lanit"]["settings"], *given, arguments.batch, device)
         for group in groups:
             method = bench.make(Path(folder), compiled=group[0].compiled)
             for step in range(arguments.steps + 1):
                 for case in group:
                     bench.take(case, method, times[case] if step else Times(), step)
-    where = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {arguments.threads} threads"
     print(
         f"{arguments.size}: {bench.size} pixels, N = {len(bench.domains)}, "
         f"{len(bench.language['templates'])} templates, batch {arguments.batch}; {where}; "
@@ -103,8 +126,83 @@ def main() -> None:
     print(table(times, arguments.batch))
 
 
+def compare_methods(arguments: argparse.Namespace, device: str, where: str) -> None:
+    """Print a row for each method and phase."""
+    names = list(catalogue.METHODS) if arguments.method == "all" else [arguments.method]
+    given = (arguments.size, arguments.batch, arguments.steps, arguments.threads, device)
+    cases = [(name, row, at, *given) for name in names for row, at in PHASES.get(name, {name: 0.7}).items()]
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as processes:  # each row's memory is its own
+        rows = processes.starmap(measure, cases, chunksize=1)
+    print(f"{arguments.size}: batch {arguments.batch}; {where}; torch {torch.__version__}; mean of", end=" ")
+    print(f"{arguments.steps} steps\n\n| method | seconds | images/s | peak GiB |\n|---|---:|---:|---:|")
+    for name, seconds, peak in rows:
+        print(f"| {name} | {seconds:.4f} | {arguments.batch / seconds:.1f} | {peak:.2f} |")
+
+
+def measure(
+    name: str, row: str, progress: float, size: str, batch: int, steps: int, threads: int, device: str
+) -> tuple[str, float, float]:
+    """Return the row's name, the seconds of a step, and the GiB at its peak."""
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = True
+    with tempfile.TemporaryDirectory() as folder:
+        train, domains, pixels, language = prepare(size, Path(folder))
+        settings = train.get(name, {}).get("settings", {})
+        if hasattr(catalogue.read_settings(name, settings), "perceptual"):
+            settings = settings | {"perceptual": perceptual(settings, language["clip"], Path(folder))}
+        language = language if catalogue.find(name).supervision == "text" else None
+        torch.manual_seed(0)
+        method = create_method(name, settings, pixels, domains, language, Path(folder), device)
+        part = batch_of(method, domains, pixels, batch, progress, device)
+        for step in range(steps + 1):
+            if step == 1:  # the first has warmed up
+                clock = Clock(device)
+            rng = BatchRng(0, step, 0, batch, batch, device)
+            take_step(method, [dataclasses.replace(part, step=step, rng=rng)])
+            average(method.averaged, method.networks, method.averaging(progress))
+        seconds = clock.lap() / steps
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return row, seconds, torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else peak
+
+
+def batch_of(method: Method, domains: list[str], size: int, count: int, progress: float, device: str) -> Batch:
+    """Random images, with labels such as the method trains on: of one domain each, or of three in ten."""
+    images, labels = draw(len(domains), size, count)
+    given: dict[str, torch.Tensor | None] = dict.fromkeys(("source_labels", "reference_labels", "pairs"))
+    if isinstance(method, LabelledMethod):
+        if method.references == 2:
+            labels = [torch.eye(len(domains))[of.argmax(1)] for of in labels]
+            given["second_reference"] = images[0].flip(0).to(device)
+        given |= {"source_labels": labels[0].to(device), "reference_labels": labels[1].to(device)}
+        given["pairs"] = labels[1].sum().to(device)
+    source, reference = (x.to(device) for x in images)
+    rng = BatchRng(0, 0, 0, count, count, device)
+    return Batch(source, reference, **given, share=1.0, rng=rng, step=0, progress=progress)
+
+
+def draw(domains: int, size: int, count: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Sources and references of noise (B, 3, H, W), and their labels (B, N), of which three in ten are active."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(2, count, 3, size, size, generator=generator) * 2 - 1
+    labels = (torch.rand(2, count, domains, generator=generator) < 0.3).float()
+    labels[..., 0] = torch.maximum(labels[..., 0], (labels.sum(-1) == 0).float())
+    return [x.contiguous(memory_format=torch.channels_last) for x in images], list(labels)
+
+
+def perceptual(settings: dict, clip: dict, folder: Path) -> dict:
+    """Options of the perceptual distance that the settings name, LPIPS by default, with weights of chance."""
+    options = settings.get("perceptual", {"kind": "lpips"})
+    if options["kind"] == "clip":
+        return options | {"clip": clip}
+    alexnet, linear = folder / "alexnet.pth", folder / "linear.pth"
+    torch.save(torchvision.models.alexnet(weights=None).state_dict(), alexnet)
+    widths = enumerate(ALEXNET_WIDTHS)
+    torch.save({f"lin{i}.model.1.weight": torch.rand(1, width, 1, 1) for i, width in widths}, linear)
+    return options | {"weights": str(alexnet), "linear": str(linear)}
+
+
 def prepare(name: str, folder: Path) -> tuple[dict, list[str], int, dict]:
-    """Settings, domains, image size and language options; CLIP's random weights and its texts in `folder`."""
+    """What trainings are told, domains, size and language options; CLIP's random weights and texts in `folder`."""
     file = "config.yaml" if name == "demo" else "workflow/configs/paper.yaml"
     config = yaml.safe_load((ROOT / file).read_text())
     dataset = config["dataset"]["faces" if name == "demo" else "celeba_hq"]
@@ -118,7 +216,7 @@ def prepare(name: str, folder: Path) -> tuple[dict, list[str], int, dict]:
     clip = {"model": str(model), "pretrained": str(weights)}
     embed_texts(TextsOptions(ClipOptions(**clip), domains, dataset["templates"]), folder / "texts.safetensors")
     language = {"clip": clip, "templates": dataset["templates"], "prompts": "learned"}
-    return config["train"]["lanit"]["settings"], domains, dataset["size"], language
+    return config["train"], domains, dataset["size"], language
 
 
 class Bench:
@@ -127,12 +225,9 @@ class Bench:
     def __init__(self, settings: dict, domains: list[str], size: int, language: dict, count: int, device: str):
         self.settings, self.domains, self.size, self.language = settings, domains, size, language
         self.count, self.device = count, device
-        generator = torch.Generator().manual_seed(0)
-        images = torch.rand(2, count, 3, size, size, generator=generator) * 2 - 1
-        labels = (torch.rand(2, count, len(domains), generator=generator) < 0.3).float()
-        labels[..., 0] = torch.maximum(labels[..., 0], (labels.sum(-1) == 0).float())
-        self.images = [x.to(device).contiguous(memory_format=torch.channels_last) for x in images]
-        self.labels = list(labels.to(device))
+        images, labels = draw(len(domains), size, count)
+        self.images = [x.to(device) for x in images]
+        self.labels = [of.to(device) for of in labels]
 
     def make(self, folder: Path, compiled: bool) -> Lanit:
         torch.manual_seed(0)

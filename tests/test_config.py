@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 
 from lanit.cli import main
-from lanit.config import LanitError, digest, parse, read_options
+from lanit.config import Count, LanitError, Positive, Share, Weight, Within, digest, parse, read_options
 
 
 @dataclass(frozen=True)
@@ -80,3 +80,69 @@ def test_the_command_line_says_what_is_wrong_and_exits_2(capsys, tmp_path):
     assert main(["train", "--options", "nowhere.yaml", "--manifest", "m", "--output", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("lanit train: error: no options file at nowhere.yaml") and error.count("\n") == 1
+
+
+@dataclass(frozen=True)
+class Ranges:
+    count: Count = 1
+    weight: Weight = 0.0
+    positive: Positive = 1.0
+    share: Share = 0.5
+    momentum: Annotated[float, Within(0, 1, below=True)] = 0.5
+    many: tuple[Weight, Weight] = (0.0, 0.0)
+    maybe: Count | None = None
+    plain: float = 0.0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"count": 1, "weight": 0, "share": 0, "momentum": 0, "positive": 1e-300},
+        {"count": 10**9, "weight": 1e30, "share": 1, "momentum": 0.999, "many": [0, 2]},
+        {"maybe": None},
+        {"maybe": 3},
+    ],
+)
+def test_numbers_in_their_range_pass_its_ends_included(values):
+    found = parse(Ranges, values)
+    assert all(getattr(found, key) == (tuple(value) if key == "many" else value) for key, value in values.items())
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"count": 0}, "options.count must be at least 1, not 0"),
+        ({"weight": -0.1}, "options.weight must be at least 0, not -0.1"),
+        ({"positive": 0}, "options.positive must be above 0, not 0"),
+        ({"share": 1.01}, "options.share must be at least 0 and at most 1, not 1.01"),
+        ({"share": -0.01}, "options.share must be at least 0 and at most 1, not -0.01"),
+        ({"momentum": 1}, "options.momentum must be at least 0 and below 1, not 1"),
+        ({"many": [0, -1]}, "options.many[1] must be at least 0, not -1"),
+        ({"maybe": 0}, "options.maybe must be at least 1, not 0"),
+        ({"weight": float("nan")}, "options.weight must be a finite number, not nan"),
+        ({"weight": float("inf")}, "options.weight must be a finite number, not inf"),
+        ({"plain": float("-inf")}, "options.plain must be a finite number, not -inf"),
+        ({"plain": "1e999"}, "options.plain must be a finite number, not inf"),
+        ({"count": 2.0}, "options.count must be of type int, not 2.0"),
+        ({"count": "1e3"}, "options.count must be of type int, not '1e3'"),
+        ({"weight": "-1e-4"}, "options.weight must be at least 0, not '-1e-4'"),
+        ({"weight": "1"}, "options.weight must be of type float, not '1'"),
+        ({"weight": "e-4"}, "options.weight must be of type float, not 'e-4'"),
+        ({"weight": "nan"}, "options.weight must be of type float, not 'nan'"),
+        ({"weight": True}, "options.weight must be of type float, not True"),
+    ],
+)
+def test_a_number_out_of_its_range_names_its_key_and_what_would_be_right(values, message):
+    with pytest.raises(LanitError) as error:
+        parse(Ranges, values)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "text, value", [("1e-4", 1e-4), ("2E3", 2000.0), ("+1.5e+2", 150.0), (".5e1", 5.0), ("1.e0", 1)]
+)
+def test_a_number_that_yaml_reads_as_text_is_a_number(text, value):
+    import yaml
+
+    found = parse(Ranges, {"plain": yaml.safe_load(text)}).plain
+    assert found == value and isinstance(found, float)

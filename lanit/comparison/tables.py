@@ -182,7 +182,9 @@ def cluster_tables(scores: Sequence[Score]) -> list[Table]:
     tables: list[Table] = []
     groups = by_setting(score for score in scores if score.clusters.get("accuracy") is not None)
     for (dataset, _), group in groups.items():
-        rows, rules, before = [], set(), None
+        rows: list[list[Cell]] = []
+        rules: set[int] = set()
+        before = None
         for n, method, variant in dict.fromkeys((s.domains, s.method, s.variant) for s in group):
             runs = [s for s in group if (s.domains, s.variant) == (n, variant)]
             row = [text(n), text(variant_name(method, variant))]

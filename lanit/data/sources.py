@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -44,11 +45,10 @@ def open_source(values: dict[str, Any]) -> Source:
     Raises:
         LanitError: unknown kind, or options that contradict each other.
     """
-    kinds = {"faces": (FacesOptions, Faces), "folders": (FolderOptions, Folders), "table": (TableOptions, Table)}
     kind = values.get("kind")
-    if kind not in kinds:
-        raise LanitError(f"source.kind must be one of {', '.join(kinds)}, not {kind!r}")
-    options, source = kinds[kind]
+    if kind not in SOURCES:
+        raise LanitError(f"source.kind must be one of {', '.join(SOURCES)}, not {kind!r}")
+    options, source = SOURCES[kind]
     return source(parse(options, values, "source"))
 
 
@@ -95,3 +95,11 @@ class Faces:
     @cached_property
     def _truth(self) -> dict[str, np.ndarray]:
         return {split: draw.truth() for split, draw in self._draws.items()}
+
+
+# Kind → its options, and what makes a `Source` of them.
+SOURCES: dict[str, tuple[type, Callable[[Any], Source]]] = {
+    "faces": (FacesOptions, Faces),
+    "folders": (FolderOptions, Folders),
+    "table": (TableOptions, Table),
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,15 @@ from lanit.data.names import nfc
 from lanit.evaluation.density_coverage import density_coverage
 from lanit.evaluation.fid import fid
 from lanit.evaluation.kid import kid
+
+# Scores by their names in scores.json → what gives them, in this order, of the features of a class's real images
+# (n, D), those of the translations into it (m, D), and k.
+METRICS: dict[tuple[str, ...], Callable[[NDArray, NDArray, int], tuple[float, ...]]] = {
+    ("fid",): lambda real, fake, k: (fid(real, fake),),
+    ("kid",): lambda real, fake, k: (kid(real, fake),),
+    ("density", "coverage"): density_coverage,
+}
+MEANS = {"fid": "mfid", "kid": "mkid"}  # what their means over classes are called; others' keep the name
 
 
 @dataclass(frozen=True)
@@ -57,11 +67,11 @@ def score(translations: Translations, real: Real, domains: list[str], k: int) ->
         k: nearest neighbours of density and coverage.
 
     Returns:
-        `per_class` and `mean` of scores.json. Per class: `fid`, `kid`, `density`, `coverage`; `hit_rate`, the share of
-        translations in which the judge sees the class; `source_rate`, the same of their sources before translating;
-        `kept_rate`, over the judge's other classes on which source and reference agree, the share of them as the judge
-        sees them in the translation (None where classes are exclusive); `references_without_label`, the share of
-        references whose style is that of the nearest domain for want of a label (None for a method without labels);
+        `per_class` and `mean` of scores.json. Per class: those of METRICS; `hit_rate`, the share of translations in
+        which the judge sees the class; `source_rate`, the same of their sources before translating; `kept_rate`, over
+        the judge's other classes on which source and reference agree, the share of them as the judge sees them in the
+        translation (None where classes are exclusive); `references_without_label`, the share of references whose
+        style is that of the nearest domain for want of a label (None for a method without labels);
         `candidate`, `n_real`, `n_fake`. What only a judge can tell is None with other features.
 
     Raises:
@@ -74,13 +84,10 @@ def score(translations: Translations, real: Real, domains: list[str], k: int) ->
         rows = translations.target == t
         true = real.truth[:, real.known.index(name)]
         try:
-            density, coverage = density_coverage(real.features[true], translations.features[rows], k)
-            scores = {
-                "fid": fid(real.features[true], translations.features[rows]),
-                "kid": kid(real.features[true], translations.features[rows]),
-                "density": density,
-                "coverage": coverage,
-            }
+            features = real.features[true], translations.features[rows]
+            scores: dict[str, float] = {}
+            for names, metric in METRICS.items():
+                scores |= zip(names, metric(*features, k), strict=True)
         except LanitError as error:
             raise LanitError(f"class {name!r} cannot be scored: {error}") from None
         unlabelled = translations.unlabelled
@@ -127,11 +134,7 @@ def _kept(
 def _means(per_class: dict[str, dict[str, Any]]) -> dict[str, float | None]:
     everything = list(per_class.values())
     candidates = [scores for scores in everything if scores["candidate"]]
-    wanted = {
-        "mfid": ("fid", everything),
-        "mkid": ("kid", everything),
-        "density": ("density", everything),
-        "coverage": ("coverage", everything),
+    wanted = {MEANS.get(name, name): (name, everything) for names in METRICS for name in names} | {
         "hit_rate": ("hit_rate", everything),
         "hit_rate_candidates": ("hit_rate", candidates),
         "source_rate_candidates": ("source_rate", candidates),

@@ -75,8 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
     if isinstance(method, LabelledMethod):
         if arguments.labels is None:
             raise LanitError(f"{record['method']} takes styles by labels; give their folder with --labels")
-        labels, unlabelled = style_labels(method, arguments.labels, split, keys, record["domains"])
-
+        labels, unlabelled = style_labels(method, arguments.labels, split, keys, record["domains"], record["method"])
         if catalogue.find(record["method"]).supervision == "truth":
             of_target = target_labels(method, classes, record["domains"])
     pairs = draw_pairs(truth, known, classes, options.protocol)
@@ -108,9 +107,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def style_labels(
-    method: Method, folder: Path, split: str, keys: list[str], domains: list[str]
+    method: Method, folder: Path, split: str, keys: list[str], domains: list[str], name: str
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Read the pseudo labels of a split that references get their style by.
+    """Read the labels of a split that references get their style by, for the method of this name.
 
     An image above the threshold in no domain gets a style all the same (see `at_least_one`), so that every method is
     scored on the same pairs; scores.json says for how many.
@@ -119,11 +118,11 @@ def style_labels(
         the method's labels (n, N'), each row with at least one domain, and which rows (n,) were in none of the N.
 
     Raises:
-        LanitError: the labels are of other images or other domains.
+        LanitError: the labels are of other images, other domains or not of the method's supervision.
     """
     import numpy as np
 
-    from lanit.language.pseudo_labels import read_labels
+    from lanit.language.pseudo_labels import check_supervision, read_labels
 
     labels = read_labels(folder, split)
     if list(labels.keys) != keys:
@@ -133,6 +132,7 @@ def style_labels(
             f"the labels in {folder} are of the domains {', '.join(labels.domains)}, "
             f"the run's are {', '.join(domains)}; give the labels that it was trained with"
         )
+    check_supervision(labels, folder, name)
     return at_least_one(method, labels.labels, labels.similarities), ~np.any(labels.labels, axis=1)
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from lanit import catalogue
 from lanit.config import LanitError
 from lanit.files import read_tensors, whole, write_tensors
 from lanit.language.prompts import base_prompt
@@ -90,6 +91,15 @@ def check_labeller(options: LabellerOptions, count: int) -> None:
         raise LanitError(f"the labeller's k must be from 1 to the {count} domains, not {options.k}")
 
 
+def check_domains(domains: Sequence[str]) -> None:
+    """Raise LanitError unless there is a domain, and none comes twice."""
+    for position, domain in enumerate(domains):
+        if domain in domains[:position]:
+            raise LanitError(f"the domain {domain!r} is given twice; list every domain once")
+    if not domains:
+        raise LanitError("no domain is given; list at least one under domains")
+
+
 def label(options: LabellerOptions, similarities: np.ndarray, base: np.ndarray) -> np.ndarray:
     """Return the labels, bool (M, N), of similarities (M, N) and base similarities (M,), by the rule of `options`.
 
@@ -147,15 +157,12 @@ def write_texts(texts: Texts, path: Path) -> None:
 
 def choose(texts: Texts, domains: Sequence[str]) -> Texts:
     """Return the rows of `domains`, in their order, or raise LanitError for one that has no text or comes twice."""
-    for position, domain in enumerate(domains):
+    check_domains(domains)
+    for domain in domains:
         if domain not in texts.names:
             close = difflib.get_close_matches(domain, texts.names, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(texts.names)}"
             raise LanitError(f"the domain {domain!r} has no text features; {hint}")
-        if domain in domains[:position]:
-            raise LanitError(f"the domain {domain!r} is given twice; list every domain once")
-    if not domains:
-        raise LanitError("no domain is given; list at least one under domains")
     rows = [texts.names.index(domain) for domain in domains]
     return Texts(tuple(domains), texts.domains[rows], texts.base)
 
@@ -189,6 +196,16 @@ def read_labels(folder: Path | str, split: str) -> Labels:
         labels=np.stack(labels, axis=1).astype(bool),
         supervision=(table.schema.metadata or {}).get(b"supervision", b"text").decode(),
     )
+
+
+def check_supervision(labels: Labels, folder: Path | str, method: str) -> None:
+    """Raise LanitError where labels read from a folder come of what the catalogue says a method may not read."""
+    wanted = catalogue.find(method).supervision
+    if labels.supervision != wanted:
+        raise LanitError(
+            f"the labels in {folder} come of {labels.supervision}, and {method} may read labels of {wanted} alone; "
+            "give it others"
+        )
 
 
 def write_labels(labels: Labels, folder: Path, split: str) -> None:

@@ -13,17 +13,18 @@ import numpy as np
 
 from lanit.config import LanitError
 from lanit.data.names import nfc
-from lanit.language.pseudo_labels import LabellerOptions, Labels
+from lanit.language.pseudo_labels import LabellerOptions, Labels, check_domains
 
 
 def truth_labels(options: LabellerOptions, domains: Sequence[str], manifest: Path) -> Iterator[tuple[str, Labels]]:
     """Yield (split, Labels) in the manifest's order, for every split but pretrain.
 
     Raises:
-        LanitError: a domain is no class of the dataset.
+        LanitError: a domain comes twice, is no class of the dataset, or is that of no training image.
     """
     from lanit.data.manifest import read_table, read_truth
 
+    check_domains([nfc(name) for name in domains])
     shares = None
     for split in sorted(read_table(manifest, ["split"])["split"].unique().to_pylist(), key=lambda s: s != "train"):
         if split == "pretrain":
@@ -40,6 +41,12 @@ def truth_labels(options: LabellerOptions, domains: Sequence[str], manifest: Pat
         shares = truth.mean(axis=0) if shares is None else shares  # of split train, which comes first
         keys = tuple(table["key"])
         labels = choose_one(truth, keys, options.choose or "random", shares)
+        if split == "train" and not labels.any(axis=0).all():
+            lacking = domains[int(labels.any(axis=0).argmin())]
+            raise LanitError(
+                f"no training image is labelled with the domain {lacking!r}, so that no method could learn it; leave "
+                "it out, or choose an image's domain in the other way (labeller.choose: random or rarest)"
+            )
         base = np.full(len(keys), 0.5, np.float32)
         yield split, Labels(keys, tuple(domains), truth.astype(np.float32), base, labels, supervision="truth")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lanit import catalogue
 from lanit.config import LanitError
 from lanit.files import read_tensors
-from lanit.language.pseudo_labels import Labels, advice, read_labels
+from lanit.language.pseudo_labels import Labels, advice, check_supervision, read_labels
 from lanit.methods.protocol import LabelledMethod, LanguageMethod
 from lanit.training.distributed import World
 from lanit.training.feed import Feed
@@ -29,21 +29,35 @@ class Inputs:
     embeddings: tuple[Path, ...] = ()  # files of `lanit embed images`
 
 
+def read_given(options: TrainOptions, inputs: Inputs) -> Labels | None:
+    """Read the labels that the method trains on; None for a method that trains without.
+
+    Raises:
+        LanitError: there are none, or they are not of the method's supervision.
+    """
+    if not catalogue.find(options.method).is_labelled:
+        return None
+    if inputs.labels is None:
+        raise LanitError(f"{options.method} trains on labels; give their folder with --labels")
+    found = read_labels(inputs.labels, "train")
+    check_supervision(found, inputs.labels, options.method)
+    return found
+
+
 class Labelling:
     """Gives a feed the labels of the label stage, and new ones as the method's prompts learn."""
 
-    def __init__(self, method: LabelledMethod, options: TrainOptions, inputs: Inputs, feed: Feed, world: World):
-        """Read the labels.
+    def __init__(
+        self, method: LabelledMethod, options: TrainOptions, inputs: Inputs, found: Labels, feed: Feed, world: World
+    ):
+        """Give the feed the labels found in `inputs` (`read_given`).
 
         Raises:
-            LanitError: they are of other images, of other domains or not of the method's kind, or hardly any is there.
+            LanitError: they are of other images or of other domains, or hardly any is there.
         """
-        if inputs.labels is None:
-            raise LanitError(f"{options.method} trains on labels; give their folder with --labels")
         self.method, self.options, self.feed, self.world = method, options, feed, world
         self.steps = options.steps
         self.embeddings: Tensor | None = None  # on the host, of the main process
-        found = read_labels(inputs.labels, "train")
         self._check(found, inputs)
         self.advice = "look at the classes that its truth has" if found.supervision == "truth" else ""
         if isinstance(method, LanguageMethod):
@@ -92,12 +106,6 @@ class Labelling:
             raise LanitError(
                 f"the labels in {inputs.labels} are of the domains {', '.join(found.domains)}, and "
                 f"train.domains says {', '.join(options.domains)}; label the images again"
-            )
-        wanted = catalogue.find(options.method).supervision
-        if found.supervision != wanted:
-            raise LanitError(
-                f"the labels in {inputs.labels} come of {found.supervision}, and {options.method} may read labels of "
-                f"{wanted} alone; give it others"
             )
 
 

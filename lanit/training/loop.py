@@ -23,7 +23,7 @@ from lanit.training import checkpoint
 from lanit.training.averaging import average
 from lanit.training.distributed import World
 from lanit.training.feed import Feed
-from lanit.training.labelling import Inputs, Labelling
+from lanit.training.labelling import Inputs, Labelling, read_given
 from lanit.training.meter import Meter
 from lanit.training.options import TrainOptions
 from lanit.training.record import Recorder
@@ -68,6 +68,7 @@ class Training:
         _check(options, world)
         self.options, self.output, self.world = options, output, world
         self.steps = options.steps
+        found = read_given(options, inputs)  # before anything is built of what lies beside them
         torch.manual_seed(options.seed)
         self.method = create_method(
             options.method,
@@ -85,8 +86,9 @@ class Training:
         self.feed = Feed(options, inputs.manifest, world)
         self.labelling: Labelling | None = None
         if isinstance(self.method, LabelledMethod):
+            assert found is not None, "the catalogue says of a labelled method that it is one"
             self.feed.draw_as(self.method)
-            self.labelling = Labelling(self.method, options, inputs, self.feed, world)
+            self.labelling = Labelling(self.method, options, inputs, found, self.feed, world)
         self.code = code_version()
         self.data = self.feed.digest()  # a checkpoint of other data is not continued
         if world.is_main and options.samples:

@@ -174,7 +174,7 @@ class Model:
         from lanit.evaluation.records import domain_names
         from lanit.methods import load_method
 
-        self.folder, self.options, self.device = folder, record["options"], device
+        self.folder, self.name, self.options, self.device = folder, record["method"], record["options"], device
         self.domains = domain_names(record)
         self.size: int = self.options["size"]
         self.method = load_method(folder, device)
@@ -234,6 +234,11 @@ class Model:
     @cached_property
     def _language(self) -> tuple[LabellerOptions, Clip, Texts]:
         texts = self.folder / "texts.safetensors"
+        if catalogue.find(self.name).supervision == "truth":
+            raise LanitError(
+                f"{self.name} learned from labels, and sees in no picture which domains are its own: name those of a "
+                "reference with --text, at the full --strength"
+            )
         if not self.options.get("language") or not texts.is_file():
             raise LanitError(
                 f"{self.folder} does not say how images are labelled (language in run.json, and texts.safetensors): "

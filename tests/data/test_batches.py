@@ -13,7 +13,7 @@ import torch
 
 from lanit.config import LanitError
 from lanit.data.augment import augment
-from lanit.data.batches import ImageStore, prefetch, sample_indices
+from lanit.data.batches import ImageStore, balanced_indices, prefetch, sample_indices
 from lanit.data.manifest import read_manifest
 from lanit.data.rng import BatchRng
 from lanit.data.tars import stream
@@ -140,6 +140,44 @@ def test_a_batch_larger_than_the_pool_spans_epochs():
 def test_an_empty_pool_is_an_error():
     with pytest.raises(ValueError, match="empty"):
         sample_indices(0, 0, 0, 4, "content")
+
+
+# Evenly over domains
+
+MEMBERS = [np.array([7]), np.arange(100, 110), np.arange(1000, 3000)]  # rows of one image, of ten and of two thousand
+
+
+def test_domains_are_drawn_equally_often_whatever_their_sizes_and_their_images_too():
+    drawn = np.concatenate([balanced_indices(MEMBERS, 0, step, 32, "source") for step in range(300)])
+    counts = np.array([np.isin(drawn, rows).sum() for rows in MEMBERS])
+    assert counts.sum() == 9600 and (abs(counts - 3200) < 4 * (9600 * 2 / 9) ** 0.5).all()
+    of_ten = np.bincount(drawn[np.isin(drawn, MEMBERS[1])] - 100, minlength=10)
+    assert (abs(of_ten - of_ten.mean()) < 4 * of_ten.mean() ** 0.5).all()
+    assert len(np.unique(drawn[drawn >= 1000])) > 0.75 * 2000  # with replacement: 1 − exp(−1.6) of them
+
+
+def test_a_balanced_draw_is_a_function_of_seed_step_and_role():
+    first = balanced_indices(MEMBERS, 1, 5, 64, "source")
+    balanced_indices(MEMBERS, 9, 0, 64, "reference")
+    assert first.dtype == np.int64 and np.array_equal(first, balanced_indices(MEMBERS, 1, 5, 64, "source"))
+    for others in ((2, 5, 64, "source"), (1, 6, 64, "source"), (1, 5, 64, "reference")):
+        assert not np.array_equal(first, balanced_indices(MEMBERS, *others))
+    assert balanced_indices(MEMBERS, 0, 0, 6, "source").tolist() == [
+        106,
+        7,
+        1042,
+        1755,
+        2018,
+        108,
+    ]  # the same in every version
+
+
+def test_an_image_of_a_given_domain_is_drawn_from_that_domain_and_from_all_of_it():
+    domains = np.array([0, 1, 2, 1] * 16)
+    drawn = np.stack([balanced_indices(MEMBERS, 0, step, 64, "second_reference", domains) for step in range(20)])
+    for n, rows in enumerate(MEMBERS):
+        assert np.isin(drawn[:, domains == n], rows).all()
+    assert set(drawn[:, domains == 1].flat) == set(MEMBERS[1])
 
 
 # Loading ahead

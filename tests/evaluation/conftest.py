@@ -54,7 +54,7 @@ def real(manifest, judge) -> Path:
 def make_run(tmp_path, monkeypatch):
     """Make the folder of a run whose method is the one given."""
 
-    def make(method, domains=("hat", "beard"), **changes) -> Path:
+    def make(method, domains=("hat", "beard"), supervision=None, **changes) -> Path:
         folder = tmp_path / "run"
         folder.mkdir(exist_ok=True)
         record = {
@@ -62,8 +62,8 @@ def make_run(tmp_path, monkeypatch):
             "train_seconds": 12.5, "code": "abc1234", "config": "0123456789ab",
         }  # fmt: skip
         (folder / "run.json").write_text(json.dumps(record | changes))
-        supervision = "text" if isinstance(method, LabelledMethod) else "none"
-        entry = catalogue.Entry("made-up", "Made up", supervision, module="", settings="")
+        guess = "text" if isinstance(method, LabelledMethod) else "none"
+        entry = catalogue.Entry("made-up", "Made up", supervision or guess, module="", settings="")
         monkeypatch.setitem(catalogue.METHODS, "made-up", entry)
         monkeypatch.setattr("lanit.methods.load_method", lambda run, device: method, raising=False)
         return folder

@@ -10,12 +10,13 @@ from made_up import CLASSES, Clustering, Identity, Perfect
 
 from lanit.config import LanitError
 from lanit.data.batches import ImageStore
-from lanit.data.manifest import read_manifest
+from lanit.data.manifest import read_manifest, read_truth
 from lanit.evaluation.features import FeatureOptions, load_extractor
 from lanit.evaluation.protocols import Pairs
-from lanit.evaluation.translate import Translator, style_labels, translate_pairs
+from lanit.evaluation.translate import Translator, style_labels, target_labels, translate_pairs
 from lanit.files import read_tensors, write_tensors
-from lanit.language.pseudo_labels import Labels, adaptive, write_labels
+from lanit.language.pseudo_labels import LabellerOptions, Labels, adaptive, write_labels
+from lanit.language.truth_labels import truth_labels
 
 
 def read(run):
@@ -119,11 +120,13 @@ def test_styles_are_computed_once_for_each_reference(manifest, judge):
 
 
 def test_each_reference_gives_style_by_its_own_labels_or_its_nearest_domain(make_run, translate, labels, tmp_path):
-    chosen, without = style_labels(Labelled(), tmp_path / "labels", "test", list(labels.keys), ["hat", "beard"])
+    run = make_run(Labelled())
+    chosen, without = style_labels(
+        Labelled(), tmp_path / "labels", "test", list(labels.keys), ["hat", "beard"], "made-up"
+    )
     assert without.tolist() == [True] * 20 + [False] * 100
     assert (chosen[:20] == [False, True]).all() and (chosen[20:] == labels.labels[20:]).all()
     assert not labels.labels[:20].any()  # the labels themselves stay as they are
-    run = make_run(Labelled())
     assert translate(run, "--labels", tmp_path / "labels") == 0
     arrays, _ = read(run)
     np.testing.assert_array_equal(arrays["unlabelled"], arrays["reference"] < 20)
@@ -133,9 +136,9 @@ def test_each_reference_gives_style_by_its_own_labels_or_its_nearest_domain(make
 
 def test_labels_of_other_images_or_domains_are_an_error(make_run, translate, labels, tmp_path, capsys):
     with pytest.raises(LanitError, match="not of the images in this manifest"):
-        style_labels(Labelled(), tmp_path / "labels", "test", list(labels.keys)[::-1], ["hat", "beard"])
+        style_labels(Labelled(), tmp_path / "labels", "test", list(labels.keys)[::-1], ["hat", "beard"], "made-up")
     with pytest.raises(LanitError, match="are of the domains hat, beard, the run's are beard, hat"):
-        style_labels(Labelled(), tmp_path / "labels", "test", list(labels.keys), ["beard", "hat"])
+        style_labels(Labelled(), tmp_path / "labels", "test", list(labels.keys), ["beard", "hat"], "made-up")
     assert translate(make_run(Labelled())) == 2
     assert "give their folder with --labels" in capsys.readouterr().err
 
@@ -149,16 +152,63 @@ class Slack(Labelled):
 
 def test_with_a_slack_domain_an_unlabelled_reference_stays_in_it(make_run, translate, labels, tmp_path):
     method = Slack()
-    chosen, without = style_labels(method, tmp_path / "labels", "test", list(labels.keys), ["hat", "beard"])
+    run = make_run(method)
+    chosen, without = style_labels(method, tmp_path / "labels", "test", list(labels.keys), ["hat", "beard"], "made-up")
     assert without.tolist() == [True] * 20 + [False] * 100
     assert (chosen[:20] == [False, False, True]).all() and not chosen[20:, 2].any()
     assert (chosen[20:, :2] == labels.labels[20:]).all()
-    run = make_run(method)
     assert translate(run, "--labels", tmp_path / "labels") == 0
     np.testing.assert_array_equal(read(run)[0]["unlabelled"], read(run)[0]["reference"] < 20)
     assert list(np.load(run / "pictures.npz")["domains"]) == ["hat", "beard"]
     styles = Translator(method, None, None).latent_styles(2, seed=0)
     assert styles.tolist() == [[1, 0, 0], [0, 1, 0]]  # pictures show the named domains alone
+
+
+@pytest.fixture
+def truth(tmp_path, manifest):
+    """Labels of truth of two domains, one an image; what truth has of the two (n, 2)."""
+    for split, labels in truth_labels(LabellerOptions("truth"), ["hat", "beard"], manifest):
+        write_labels(labels, tmp_path / "truth", split)
+    return read_truth(manifest, "test")[["hat", "beard"]].to_numpy()
+
+
+def test_a_supervised_method_takes_a_reference_s_style_in_the_target_s_domain(manifest, judge):
+    """It was told what a hat is, so a reference of hats gives a hat's style whatever else it shows and its label is."""
+    of_target = target_labels(Labelled(), CLASSES, ["hat", "beard"])
+    assert of_target.tolist() == [[True, False], [False, False], [False, False]]
+    method, store = Labelled(), ImageStore(manifest, "test")
+    own = np.eye(2, dtype=bool)[[0, 1] * 60]
+    translator = Translator(method, store, own, batch=3, of_target=of_target)
+    styles = translator.reference_styles(np.array([0, 1, 2, 3, 1]), np.array([0, 0, 1, 2, 2]))
+    assert styles.tolist() == [[1, 0], [1, 0], [1, 0], [0, 1], [0, 1]]
+    method.asked.clear()
+    pairs = Pairs(*(np.array(rows) for rows in ([5, 6, 7, 8], [1, 1, 3, 1], [0, 1, 0, 0], [1, 2, 1, 1])))
+    translate_pairs(translator, pairs, load_extractor(FeatureOptions("judge", judge)))
+    ((references, labels),) = method.asked  # once for each reference and target
+    torch.testing.assert_close(references, store.read([1, 1, 3]).float() / 127.5 - 1)
+    assert labels.tolist() == [[1, 0], [0, 1], [1, 0]]
+
+
+def test_a_reference_without_a_label_counts_where_its_class_is_no_candidate(make_run, translate, truth, tmp_path):
+    method = Labelled()
+    run = make_run(method, supervision="truth")
+    assert translate(run, "--labels", tmp_path / "truth") == 0
+    arrays, _ = read(run)
+    other, shows_none = arrays["target"] != CLASSES.index("hat"), ~truth.any(axis=1)
+    np.testing.assert_array_equal(arrays["unlabelled"], other & shows_none[arrays["reference"]])
+    assert 0 < arrays["unlabelled"].sum() < other.sum()
+    assert method.asked[-1][1][0].tolist() == [1, 0]  # in the pictures, too
+
+
+@pytest.mark.parametrize("supervision, other", [("truth", "text"), ("text", "truth")])
+def test_labels_that_a_method_may_not_read_are_an_error(
+    make_run, translate, labels, truth, tmp_path, capsys, supervision, other
+):
+    run = make_run(Labelled(), supervision=supervision)
+    folder = tmp_path / {"text": "labels", "truth": "truth"}[other]
+    assert translate(run, "--labels", folder) == 2
+    told = f"come of {other}, and made-up may read labels of {supervision} alone"
+    assert told in capsys.readouterr().err and not (run / "translations.safetensors").exists()
 
 
 def test_the_clusters_of_all_images_are_kept_where_a_method_finds_some(make_run, translate, manifest):

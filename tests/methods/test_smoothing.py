@@ -2,25 +2,25 @@
 
 import copy
 
+import derivation
 import pytest
 import torch
 import torch.nn.functional as F
+from derivation import NETWORK, check_derived, check_sum, gradients, iterate, reached
 from processes import in_processes
 from steps import take_step_without_waiting
 from torch.distributions import Independent, Normal, kl_divergence
 
 from lanit import catalogue, collectives
 from lanit.config import LanitError, parse
-from lanit.data.rng import BatchRng
 from lanit.evaluation.judge import JudgeOptions, save_judge
 from lanit.methods import smoothing
-from lanit.methods.protocol import Batch, PerceptualMethod
+from lanit.methods.protocol import PerceptualMethod
 from lanit.methods.smoothing import Smoothing, triplet_margin, triplet_weights
 from lanit.networks.judge import Judge
 from lanit.settings.smoothing import SmoothingLossOptions, SmoothingOptions
 from lanit.training.step import take_step
 
-NETWORK = {"base_channels": 4, "max_channels": 8, "style_size": 6, "latent_size": 5, "hidden_size": 8, "bottleneck": 4}
 # Of four images, one to each domain and back; the second and the third change theirs.
 SOURCES, TARGETS = torch.eye(3)[[0, 1, 2, 1]], torch.eye(3)[[0, 2, 1, 1]]
 
@@ -50,28 +50,8 @@ def make(judge, **loss):
     return Smoothing(parse(SmoothingOptions, options), 16, ["a", "b", "c"])
 
 
-def batch(progress=0.1, parts=1, sources=SOURCES, step=0):
-    generator = torch.Generator().manual_seed(0)
-    x, y, y2 = torch.rand(3, 4, 3, 16, 16, generator=generator) * 2 - 1
-    count = 4 // parts
-    split = zip(*(tensor.split(count) for tensor in (x, y, sources, TARGETS, y2)))
-    return [
-        Batch(*own, TARGETS.sum(), count / 4, BatchRng(0, step, i * count, count, 4), step, progress, second)
-        for i, (*own, second) in enumerate(split)
-    ]
-
-
-def gradients(method, parts):
-    """The gradient of each update by parameter, with no step taken: all updates see the networks as they are now."""
-    found = []
-    for update in method.updates(parts):
-        ones = {f"{name}.{key}": p for name in update.networks for key, p in method.networks[name].named_parameters()}
-        for p in ones.values():
-            p.grad = None
-        for i in range(len(parts)):
-            update.loss(i)[0].backward(inputs=list(ones.values()))
-        found.append({key: p.grad.clone() for key, p in ones.items() if p.grad is not None})
-    return found
+def batch(progress=0.1, sources=SOURCES, **changes):
+    return derivation.batch(sources, TARGETS, progress, second=True, **changes)
 
 
 def test_the_triplet_is_the_hinge_of_two_distances_over_the_images_that_change_their_domain():
@@ -123,30 +103,9 @@ def test_the_weight_of_kl_is_nothing_until_forty_and_whole_at_a_hundred_thousand
 
 
 def derived(method, part, ds_weight, kl_weight):
-    """Every update's loss and gradient once more, in float64 and loops."""
-    net = {name: copy.deepcopy(network).double() for name, network in method.networks.items()}
+    """StarGAN v2's iteration and the terms on top of it, in float64 and loops."""
+    made, weight, x = iterate(method, part, ds_weight), method.options.loss, part.source.double()
     judge = copy.deepcopy(method.perceptual.trunk.judge).double()
-    weight = method.options.loss
-    x, y, y2 = (images.double() for images in (part.source, part.reference, part.second_reference))
-    of_x, of_y = part.source_labels.argmax(1).tolist(), part.reference_labels.argmax(1).tolist()
-    z1, z2 = BatchRng(0, 0, 0, 4, 4).normal(2, 5).double().unbind(1)
-    generator, mapping, style_encoder, discriminator = (
-        net[name] for name in ("generator", "mapping", "style_encoder", "discriminator")
-    )
-
-    def pick(values, domains):
-        return torch.stack([row[domain] for row, domain in zip(values, domains)])
-
-    def l1(a, b):
-        return (a - b).abs().sum() / a.numel()
-
-    def judged(images, real):
-        return F.softplus(-pick(discriminator(images), of_y) if real else pick(discriminator(images), of_y)).mean()
-
-    def r1():
-        real = y.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(pick(discriminator(real), of_y).sum(), real, create_graph=True)
-        return 0.5 * slope.square().sum() / 4
 
     def content(images):
         total = 0.0
@@ -155,46 +114,22 @@ def derived(method, part, ds_weight, kl_weight):
             total = total + (a - b).square().sum() / (4 * a[0, 0].numel()) / 4
         return total
 
-    style, other = pick(mapping(z1), of_y), pick(mapping(z2), of_y)
-    source = pick(style_encoder(x), of_x)
-    fake = generator(x, style)
-    style_r, other_r = pick(style_encoder(y), of_y).detach(), pick(style_encoder(y2), of_y).detach()
-    fake_r = generator(x, style_r)
-    hinges = []
-    for i in range(4):
-        if of_x[i] != of_y[i]:
-            near, far = (style[i] - other[i]).norm(), (style[i] - mapping(z1)[i, of_x[i]]).norm()
+    hinges, of_all = [], made.networks["mapping"](made.z1)
+    for i, (n, target) in enumerate(zip(made.of_x, made.of_y)):
+        if n != target:
+            near, far = (made.style[i] - made.other[i]).norm(), (made.style[i] - of_all[i, n]).norm()
             hinges.append(F.relu(near - far + weight.margin))
             assert hinges[-1] > 0
-    s = style.shape[1]
-    squares = (style.square().sum() + source.square().sum()) / (4 * s)
-    kl = squares if weight.kl_form == "squares" else squares * s / 2
-    totals = [
-        weight.adv * (judged(y, True) + judged(made.detach(), False)) + weight.r1 * r1() for made in (fake, fake_r)
-    ]
-    totals.append(
-        weight.adv * judged(fake, True)
-        + weight.sty * l1(pick(style_encoder(fake), of_y), style)
-        + weight.cyc * l1(generator(fake, source), x)
-        - ds_weight * l1(fake, generator(x, other).detach())
+    size = made.style.shape[1]
+    squares = (made.style.square().sum() + made.source.square().sum()) / (4 * size)
+    made.totals[2] = (
+        made.totals[2]
         + weight.triplet * (sum(hinges) / len(hinges) if hinges else 0)
-        + kl_weight * kl
-        + weight.content * content(fake)
+        + kl_weight * (squares if weight.kl_form == "squares" else squares * size / 2)
+        + weight.content * content(made.fake)
     )
-    totals.append(
-        weight.adv * judged(fake_r, True)
-        + weight.sty * l1(pick(style_encoder(fake_r), of_y), style_r)
-        + weight.cyc * l1(generator(fake_r, source.detach()), x)
-        - ds_weight * l1(fake_r, generator(x, other_r).detach())
-        + weight.content * content(fake_r)
-    )
-    names = [["discriminator"], ["discriminator"], ["generator", "mapping", "style_encoder"], ["generator"]]
-    found = []
-    for total, ones in zip(totals, names):
-        parameters = {f"{name}.{key}": p for name in ones for key, p in net[name].named_parameters()}
-        grads = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, retain_graph=True)
-        found.append({key: g for key, g in zip(parameters, grads) if g is not None})
-    return totals, found
+    made.totals[3] = made.totals[3] + weight.content * content(made.fake_reference)
+    return made
 
 
 @pytest.mark.parametrize(
@@ -204,22 +139,19 @@ def derived(method, part, ds_weight, kl_weight):
 def test_every_loss_and_gradient_is_that_of_a_float64_derivation(judge, progress, kl_form, sources):
     weights = {"ds": 0.7, "r1": 2.0, "sty": 1.3, "cyc": 0.8, "adv": 0.9, "triplet": 0.6, "margin": 9.0, "content": 0.5}
     method = make(judge, **weights, kl=0.8, kl_form=kl_form)
-    totals, expected = derived(
-        method, *batch(progress, sources=sources), 0.7 * (1 - progress), 0.8 * max(0, (progress - 0.4) / 0.6)
-    )
-    values = [update.loss(0)[0].item() for update in method.updates(batch(progress, sources=sources))]
-    assert values == pytest.approx([total.item() for total in totals], rel=1e-4)
-    for number, (ones, others) in enumerate(zip(gradients(method, batch(progress, sources=sources)), expected)):
-        assert ones.keys() == others.keys(), number
-        scale = max(g.abs().max().item() for g in others.values())
-        for key, gradient in ones.items():
-            assert (gradient.double() - others[key]).abs().max().item() < 2e-4 * scale, (number, key)
+    kl_weight = 0.8 * max(0, (progress - 0.4) / 0.6)
+    expected = derived(method, *batch(progress, sources), 0.7 * (1 - progress), kl_weight)
+    check_derived(method, lambda: batch(progress, sources), expected.networks, expected.totals)
 
 
 def test_each_update_moves_exactly_its_own_networks(judge):
     method = make(judge)
-    reached = [{key.split(".")[0] for key, g in ones.items() if g.any()} for ones in gradients(method, batch(0.9))]
-    assert reached == [{"discriminator"}, {"discriminator"}, {"generator", "mapping", "style_encoder"}, {"generator"}]
+    assert reached(gradients(method, batch(0.9))) == [
+        {"discriminator"},
+        {"discriminator"},
+        {"generator", "mapping", "style_encoder"},
+        {"generator"},
+    ]
     state = copy.deepcopy(method.perceptual.state_dict())
     take_step(method, batch(0.9))
     torch.testing.assert_close(dict(method.perceptual.state_dict()), dict(state), rtol=0, atol=0)
@@ -237,7 +169,7 @@ def test_each_update_moves_exactly_its_own_networks(judge):
 def test_each_term_reaches_the_networks_that_it_should(judge, term, latent, reference):
     nothing = dict.fromkeys(("adv", "cyc", "sty", "ds", "r1", "triplet", "kl", "content"), 0.0)
     found = gradients(make(judge, **nothing | {term: 5.0}, margin=5.0), batch(0.9))
-    assert [{key.split(".")[0] for key, g in ones.items() if g.any()} for ones in found[2:]] == [latent, reference]
+    assert reached(found[2:]) == [latent, reference]
 
 
 def test_a_step_tells_its_terms_and_none_that_has_no_weight(judge):
@@ -251,10 +183,7 @@ def test_a_step_tells_its_terms_and_none_that_has_no_weight(judge):
 @pytest.mark.parametrize("parts", [2, 4])
 def test_parts_of_a_batch_add_up_to_the_whole(judge, parts):
     """The images that change their domain are counted over the whole batch, in which they are spread unevenly."""
-    whole, split = (gradients(make(judge, triplet=3.0, margin=2.0), batch(0.7, parts=k)) for k in (1, parts))
-    for ones, others in zip(whole, split):
-        scale = max(g.abs().max().item() for g in ones.values())
-        assert max((g - others[key]).abs().max().item() for key, g in ones.items()) < 1e-4 * scale
+    check_sum(*(gradients(make(judge, triplet=3.0, margin=2.0), batch(0.7, parts=k)) for k in (1, parts)))
     told = [take_step(make(judge), batch(0.7, parts=k)) for k in (1, parts)]
     assert told[0].keys() == told[1].keys()
     assert told[1]["triplet"].item() == pytest.approx(told[0]["triplet"].item(), rel=1e-4)

@@ -3,6 +3,8 @@
 import functools
 import io
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -230,7 +232,7 @@ def test_the_terms_of_a_step_are_those_of_the_formulas():
     x = step.real.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(discriminator.judge(x).sum(), x)
     penalty = sum(float(g.square().sum()) for g in gradient) / 8 / 2
-    assert float(terms["d_r1"]) == pytest.approx(penalty) and float(loss) == pytest.approx(2 * penalty)
+    assert float(terms["d_r1"]) == pytest.approx(penalty) and loss.item() == pytest.approx(2 * penalty)
     # generator
     loss, terms = next(updates).loss(0)
     reconstruction = generator.decode(content, own.detach())
@@ -588,6 +590,12 @@ def test_the_number_of_prototypes_is_that_of_the_domains_or_its_own():
 def test_options_that_do_not_fit_are_named(size, changes, message):
     with pytest.raises(LanitError, match=message):
         StyleAware(parse(StyleAwareOptions, changes), size, ["a", "b"])
+
+
+def test_options_are_read_without_torch():
+    code = "import sys; from lanit.settings.style_aware import StyleAwareOptions; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_one_domain_is_too_few_unless_prototypes_are_counted():

@@ -10,11 +10,13 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
-from trainings import CLIP, DOMAINS, TEMPLATES
+from trainings import CLIP, DOMAINS, TEMPLATES, label_by_texts, label_by_truth
 
+from lanit import catalogue
 from lanit.cli import main
 from lanit.data.batches import ImageStore
 from lanit.language.clip import find_model
+from lanit.training.labelling import Inputs
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,38 +106,44 @@ def language(manifest):
         shard = folder / "shards" / f"{path.stem}.tar"
         options = json.dumps({"clip": clip})
         assert main(["embed", "images", "--options", options, "--shard", str(shard), "--output", str(path)]) == 0
-    labeller = {"kind": "adaptive"}
-    options = json.dumps({"labeller": labeller, "domains": DOMAINS})
-    assert (
-        main(
-            [
-                "label",
-                "--options",
-                options,
-                "--texts",
-                str(texts),
-                "--embeddings",
-                *map(str, embeddings),
-                "--manifest",
-                str(manifest),
-                "--output",
-                str(folder / "labels"),
-            ]
-        )
-        == 0
-    )
+    label_by_texts(manifest, folder / "labels", texts, embeddings)
     return {
-        "options": {"clip": clip, "templates": TEMPLATES, "labeller": labeller},
+        "options": {"clip": clip, "templates": TEMPLATES, "labeller": {"kind": "adaptive"}},
         "labels": folder / "labels",
+        "texts": texts,
+        "all_embeddings": embeddings,
         "embeddings": embeddings[:2],
     }
 
 
 @pytest.fixture(scope="session")
-def launch(manifest, language):
+def truth(manifest):
+    """Folder of the labels of truth."""
+    folder = manifest.parent / "truth"
+    label_by_truth(manifest, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def inputs(manifest, language, truth):
+    """What a training with these options reads."""
+
+    def of(options: dict) -> Inputs:
+        return {
+            "text": Inputs(manifest, language["labels"], tuple(language["embeddings"])),
+            "truth": Inputs(manifest, truth),
+            "none": Inputs(manifest),
+        }[catalogue.find(options["method"]).supervision]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def launch(inputs):
     """Start a training as a user does, through the launcher, on some processes; returns the process."""
 
     def start(options: dict, output: Path, processes: int = 1, **environment: str) -> subprocess.Popen:
+        given = inputs(options)
         command = [
             sys.executable,
             "-m",
@@ -148,12 +156,12 @@ def launch(manifest, language):
             "--options",
             json.dumps(options),
             "--manifest",
-            str(manifest),
+            str(given.manifest),
             "--output",
             str(output),
         ]
-        if options["method"] == "lanit":
-            command += ["--labels", str(language["labels"]), "--embeddings", *map(str, language["embeddings"])]
+        command += ["--labels", str(given.labels)] if given.labels else []
+        command += ["--embeddings", *map(str, given.embeddings)] if given.embeddings else []
         return subprocess.Popen(
             command,
             text=True,

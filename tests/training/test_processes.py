@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainings import OPTIONS, learned, model
+from trainings import OPTIONS, learned, model, options_of
 
 STEPS = {"images": 96, "log_every": 1, "checkpoints": 12, "samples": 0}  # twelve steps of 8, each told and saved
+RATES = ("learning_rate", "discriminator_learning_rate", "mapping_learning_rate")
 
 
 def finish(process: subprocess.Popen, status: int = 0) -> str:
@@ -42,8 +43,7 @@ def losses(folder: Path) -> list[dict[str, float]]:
 def options(language):
     """At rates so low that the signs of vanishing gradients, which rounding decides and Adam obeys, do not matter."""
     options = learned(language, **STEPS)
-    rates = {f"{name}learning_rate": 1e-5 for name in ("", "discriminator_", "mapping_")}
-    return options | {"settings": options["settings"] | rates}
+    return options | {"settings": options["settings"] | dict.fromkeys(RATES, 1e-5)}
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +94,30 @@ def test_a_training_that_is_told_to_stop_saves_and_asks_to_be_started_again(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_two_processes_at_half_the_batch_take_the_same_steps_as_one(whole):
-    one, two = losses(whole[1]), losses(whole[2])
-    assert [line.keys() for line in one] == [line.keys() for line in two]
-    for step, (alone, together) in enumerate(zip(one, two)):
+def check_same_steps(one: Path, two: Path) -> None:
+    """Two runs have taken the same twelve steps at a learning rate of 1e-5, but for rounding."""
+    told = losses(one), losses(two)
+    assert [line.keys() for line in told[0]] == [line.keys() for line in told[1]]
+    for step, (alone, together) in enumerate(zip(*told)):
         for name, value in alone.items():
             assert together[name] == pytest.approx(value, rel=1e-2 if step else 2e-3, abs=1e-4), (step, name)
-    first, second = model(whole[1]), model(whole[2])
+    first, second = model(one), model(two)
     apart = torch.cat([(value - second[name]).abs().flatten() for name, value in first.items()])
     # Adam may move a weight by 12e-5. Those whose gradient is rounding alone (a bias before a normalisation) are few.
     assert apart.mean() < 0.02 * 12e-5
+
+
+def test_two_processes_at_half_the_batch_take_the_same_steps_as_one(whole):
+    check_same_steps(whole[1], whole[2])
+
+
+def test_two_processes_draw_evenly_over_domains_as_one_does(launch, language, tmp_path):
+    """StarGAN v2: its references are two, its labels are of one domain, and each process sees half of a batch."""
+    options = options_of("stargan2", language, **STEPS)
+    options = options | {"settings": options["settings"] | dict.fromkeys(RATES, 1e-5)}
+    for count in (1, 2):
+        finish(launch(options, tmp_path / str(count), count))
+    check_same_steps(tmp_path / "1", tmp_path / "2")
 
 
 def test_a_loss_that_is_not_finite_ends_all_processes(launch, options, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from steps import take_step_without_waiting
-from trainings import DOMAINS, OPTIONS, learned, model
+from trainings import DOMAINS, OPTIONS, learned, model, options_of
 
 from lanit.cli import main
 from lanit.config import LanitError, parse
@@ -30,19 +30,19 @@ from lanit.training.stopping import StopRequest, alone_in
 ONE = World(0, 1, torch.device("cpu"))
 
 
-@pytest.fixture(params=["tunit", "lanit"])
+@pytest.fixture(params=["tunit", "lanit", "stargan2"])
 def options(request, language):
     """Options of each method."""
-    return OPTIONS if request.param == "tunit" else learned(language)
+    return options_of(request.param, language)
 
 
 @pytest.fixture
-def run(manifest, language):
+def run(inputs):
     """Train in this process; returns the model."""
 
     def train(output, options=OPTIONS, **changes):
-        inputs = Inputs(manifest, language["labels"], tuple(language["embeddings"]))
-        assert loop.train(parse(TrainOptions, options | changes), inputs, output, None, ONE)
+        options = options | changes
+        assert loop.train(parse(TrainOptions, options), inputs(options), output, None, ONE)
         return model(output)
 
     return train
@@ -216,14 +216,12 @@ def test_a_checkpoint_is_written_when_its_minutes_are_over(run, tmp_path, monkey
     assert saved == [1, 2, 3, 4, 5]
 
 
-def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_bits(
-    run, options, manifest, language, tmp_path, monkeypatch
-):
+def test_a_run_that_is_told_to_stop_saves_and_goes_on_to_the_same_bits(run, options, inputs, tmp_path, monkeypatch):
     whole = run(tmp_path / "whole", options)
     taken = []
     monkeypatch.setattr(StopRequest, "__bool__", lambda self: taken.append(1) or len(taken) == 3)
-    inputs = Inputs(manifest, language["labels"], tuple(language["embeddings"]))
-    assert not loop.train(parse(TrainOptions, options | {"checkpoints": 0}), inputs, tmp_path / "x", None, ONE)
+    given = parse(TrainOptions, options | {"checkpoints": 0})
+    assert not loop.train(given, inputs(options), tmp_path / "x", None, ONE)
     assert [path.name for path in checkpoint.find(tmp_path / "x" / "checkpoints")] == ["000000003.pt"]
     assert same(whole, run(tmp_path / "x", options))
 

@@ -29,6 +29,7 @@ CLIP = {
 }
 NETWORKS = {
     "lanit": {"base_channels": 8, "max_channels": 16, "style_size": 8, "latent_size": 5, "hidden_size": 16},
+    "stargan2": {"base_channels": 8, "max_channels": 16, "style_size": 8, "latent_size": 5, "hidden_size": 16},
     "tunit": {"base": 4, "guiding_base": 8, "max_width": 32, "style": 8, "residual_blocks": 1, "hidden": 16},
 }
 
@@ -49,13 +50,13 @@ def clip(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, clip):
-    """Folders of a LANIT and a TUNIT run, by method."""
+    """Folders of a run of each method in NETWORKS."""
     folders = {}
     for name, sizes in NETWORKS.items():
         torch.manual_seed(0)
         settings = {"network": {**sizes, "bottleneck": 8}}
         method = create_method(name, settings, SIZE, DOMAINS)
-        if name == "lanit":
+        if name != "tunit":
             for parameter in method.averaged.parameters():  # so that a style changes a picture that no one trained
                 parameter += 0.2 * torch.randn_like(parameter)
         else:
@@ -219,6 +220,20 @@ def test_tunit_takes_clusters_by_number_and_references_without_clip(use, runs, p
     expect(tmp_path / "out.png", method, images, style)
     assert use(tmp_path / "out.png", "--reference", photos / "b.JPG", method="tunit") == 0
     expect(tmp_path / "out.png", method, images, method.reference_style(Store(photos / "b.JPG").floats))
+
+
+def test_a_supervised_method_takes_domains_that_are_named(use, runs, photos, tmp_path, capsys):
+    method, images = load(runs["stargan2"]), Store(photos / "a wide one.png").floats
+    assert use(tmp_path / "out.png", "--text", "hat", method="stargan2") == 0
+    hat = torch.tensor([[0.0, 1, 0, 0]])
+    expect(tmp_path / "out.png", method, images, method.latent_style(hat, torch.Generator().manual_seed(0)))
+    assert use(tmp_path / "out.png", "--reference", photos / "b.JPG", "--text", "hat", method="stargan2") == 0
+    expect(tmp_path / "out.png", method, images, method.reference_style(Store(photos / "b.JPG").floats, hat))
+    capsys.readouterr()
+    for arguments in (["--reference", photos / "b.JPG"], ["--text", "hat", "--strength", 0.5]):
+        assert use(tmp_path / "none.png", *arguments, method="stargan2") == 2
+        message = "name those of a reference with --text, at the full --strength"
+        assert message in capsys.readouterr().err and not (tmp_path / "none.png").exists()
 
 
 def test_a_folder_gives_a_picture_of_each_name_and_leaves_out_what_is_damaged(use, runs, photos, tmp_path, capsys):

@@ -23,6 +23,7 @@ shell.prefix(COMMAND_PATHS.replace("{", "{{").replace("}", "}}"))
 
 sys.path.insert(0, str(BASE))
 from lanit.address import database_path, ui_command
+from lanit.config import digest
 
 RESULTS = config["results"]
 STORE = config["tracking"]["uri"] or f"sqlite:///{RESULTS}/mlflow.db"
@@ -307,6 +308,12 @@ def get_external_files(wildcards):
     """Its translations and, where there is one, their table."""
     external = config["external"][wildcards.external]
     return {"images": external["images"], "table": [external["table"]] if external["table"] else []}
+
+
+def get_external_state(wildcards):
+    """Stands for what its folder holds: a file that is replaced leaves the folder's own time as it was."""
+    files = filter(Path.is_file, Path(config["external"][wildcards.external]["images"]).rglob("*"))
+    return digest(sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
 
 def get_pairs(wildcards):

@@ -142,6 +142,7 @@ rule read_external:
         mem_mb=3000,
     params:
         options=lambda wildcards: as_json(**get_external(wildcards)),
+        state=get_external_state,
         table=lambda wildcards, input: as_argument("--table", input.table),
         folder=subpath(output.run, parent=True),
     message:
