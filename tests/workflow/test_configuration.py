@@ -10,9 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import configuration
 import pytest
 import yaml
-from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
 ROOT = Path(__file__).parents[2]
@@ -20,6 +20,31 @@ CONFIGS = ROOT / "workflow" / "configs"
 
 MISTAKES = [
     # an overlay, and the sentence
+    (
+        {"train": {"lanit": {"settings": {"loss": {"dll": 1}}}}},
+        r"train\.lanit\.settings\.loss has an unknown key 'dll'; did you mean 'dl'\?",
+    ),
+    (
+        {"train": {"lanit": {"settings": {"ema": float("nan")}}}},
+        r"train\.lanit\.settings\.ema must be a finite number, not nan",
+    ),
+    (
+        {"train": {"lanit": {"settings": {"learning_rate": -0.1}}}},
+        r"train\.lanit\.settings\.learning_rate must be above 0, not -0\.1",
+    ),
+    (
+        {"train": {"tunit": {"settings": {"network": {"guiding_base": 0}}}}},
+        r"train\.tunit\.settings\.network\.guiding_base must be at least 1, not 0",
+    ),
+    (
+        {"methods": ["mild"], "train": {"mild": {"like": "lanit", "settings": {"betas": [0.5, 1.5]}}}},
+        r"train\.mild\.settings\.betas\[1\] must be at least 0 and below 1, not 1\.5",
+    ),
+    (
+        {"methods": ["stargan2"], "dataset": {"faces": {"size": 48}}},
+        r"train\.stargan2\.settings does not suit faces at N = 4: size 48 cannot be halved down to 16 .*",
+    ),
+    ({"train": {"lanit": {"settings": {"loss": {"dl": 0}}}}}, r"prompts learn from the language loss alone, .*"),
     ({"evaluate": {"split": "pretrain"}}, r"evaluate\.split is wrong: 'pretrain' is not one of .*"),
     ({"domain": [4]}, r"domain is not a key here; did you mean 'domains'\?"),
     ({"methods": ["lanit_top1"]}, r"methods\[0\] names 'lanit_top1', which is not there; did you mean 'lanit'\?"),
@@ -164,29 +189,26 @@ MISTAKES = [
 
 
 def check(overlay: dict | Path) -> dict:
-    """The configuration as the Snakefile makes it of `config.yaml` and an overlay, checked; see `load`."""
-    return load(overlay)["config"]
+    """The configuration as the Snakefile makes it of `config.yaml` and an overlay, checked."""
+    return load(overlay)[0]
 
 
 def variants(overlay: dict | Path) -> dict[str, dict]:
     """What each variant of `train` is in the end."""
-    return load(overlay)["VARIANTS"]
+    return load(overlay)[1]
 
 
-def load(overlay: dict | Path) -> dict:
-    """Do what the Snakefile does with `config.yaml` and an overlay, in this process: the names of the rule file."""
+def load(overlay: dict | Path) -> tuple[dict, dict[str, dict]]:
+    """The configuration and its variants."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     update_config(config, overlay if isinstance(overlay, dict) else yaml.safe_load(overlay.read_text()))
-    path = ROOT / "workflow" / "rules" / "configuration.smk"
-    names = {"config": config, "BASE": ROOT, "Path": Path, "WorkflowError": WorkflowError}
-    exec(compile(path.read_text(), path, "exec"), names)
-    return names
+    return config, configuration.check(config, ROOT)
 
 
 @pytest.mark.parametrize("overlay, sentence", MISTAKES, ids=[str(overlay) for overlay, _ in MISTAKES])
 def test_a_mistake_is_named_by_its_key(monkeypatch, overlay, sentence):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(WorkflowError) as error:
+    with pytest.raises(configuration.Mistake) as error:
         check(overlay)
     assert re.fullmatch("configuration: " + sentence, str(error.value))
 
@@ -244,9 +266,9 @@ def test_no_password_is_passed_on(snakemake):
     result = snakemake("--dry-run", "--printshellcmds", "--verbose", overlays=[{"tracking": {"uri": uri}}])
     assert result.returncode == 0 and "http://127.0.0.1:9/base" in result.stdout
     assert "hunter" not in result.stdout and "runner" not in result.stdout
-    names = load({"tracking": {"uri": uri}})
+    checked = check({"tracking": {"uri": uri}})
     try:
-        assert names["config"]["tracking"]["uri"] == "http://127.0.0.1:9/base"
+        assert checked["tracking"]["uri"] == "http://127.0.0.1:9/base"
         assert os.environ.pop("MLFLOW_TRACKING_PASSWORD") == "hunter#2"
     finally:
         os.environ.pop("MLFLOW_TRACKING_USERNAME", None)
@@ -541,7 +563,9 @@ def test_the_readmes_example_of_another_system_is_sound(monkeypatch, tmp_path):
     example = re.search(r"```yaml\n(external:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "workflow").symlink_to(ROOT / "workflow")
-    with pytest.raises(WorkflowError, match=r"external\.styleclip\.images names translated/styleclip, where no folder"):
+    with pytest.raises(
+        configuration.Mistake, match=r"external\.styleclip\.images names translated/styleclip, where no folder"
+    ):
         check(yaml.safe_load(example))
     (tmp_path / "translated" / "styleclip").mkdir(parents=True)
     assert check(yaml.safe_load(example))["external"]["styleclip"]["table"] is None

@@ -8,10 +8,17 @@ from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
 BASE = Path(workflow.basedir)
+sys.path[:0] = [str(BASE), str(BASE / "workflow" / "scripts")]  # the checkout beside the Snakefile, installed or not
+from configuration import CHOICES, Mistake, check, describe_scored, describe_sharding
+from lanit.address import database_path, ui_command
+from lanit.catalogue import METHODS
+from lanit.config import digest
+from lanit.spelling import is_file_name
 
-
-include: "configuration.smk"
-
+try:
+    VARIANTS = check(config, BASE)
+except Mistake as mistake:
+    raise WorkflowError(str(mistake)) from None  # one sentence, and no trace of the functions above
 
 # Rules run the checkout beside the Snakefile, installed or not: with the Python that runs Snakemake, or under
 # --use-conda with the environment's, activated before this.
@@ -20,10 +27,6 @@ COMMAND_PATHS = f"export PYTHONPATH={shlex.quote(str(BASE))}; " + (
     "" if CONDA else f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 )
 shell.prefix(COMMAND_PATHS.replace("{", "{{").replace("}", "}}"))
-
-sys.path.insert(0, str(BASE))
-from lanit.address import database_path, ui_command
-from lanit.config import digest
 
 RESULTS = config["results"]
 STORE = config["tracking"]["uri"] or f"sqlite:///{RESULTS}/mlflow.db"
@@ -93,12 +96,12 @@ def run_file(name):
 
 def get_sharding(wildcards):
     """Options of the shard stage."""
-    return describe_sharding(wildcards.dataset)
+    return describe_sharding(config, wildcards.dataset)
 
 
 def get_scored(wildcards):
     """What will be scored on a dataset: the shard stage looks whether it is there."""
-    return Told(**describe_scored(wildcards.dataset))
+    return Told(**describe_scored(config, wildcards.dataset))
 
 
 def get_domains(wildcards):
