@@ -136,7 +136,9 @@ def code_version() -> str:
 
     def ask(*words: str) -> str:
         command = ["git", "-C", str(checkout), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", check=True, env=environment
+        ).stdout.strip()
 
     try:
         if Path(ask("rev-parse", "--show-toplevel")) != checkout:
