@@ -48,7 +48,7 @@ class Clip(nn.Module):
         image_size: height and width of the image tower's input in pixels.
     """
 
-    def __init__(self, towers: nn.Module, tokenizer: Any, width: int) -> None:
+    def __init__(self, towers: open_clip.CLIP | open_clip.CustomTextCLIP, tokenizer: Any, width: int) -> None:
         super().__init__()
         self.towers = towers.requires_grad_(False)
         self.tokenizer = tokenizer
@@ -102,8 +102,10 @@ class Pixels(nn.Module):
     """
 
     resize = "antialias"  # see ClipOptions
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self, towers: nn.Module) -> None:
+    def __init__(self, towers: open_clip.CLIP | open_clip.CustomTextCLIP) -> None:
         super().__init__()
         preprocessing = towers.visual.preprocess_cfg
         size = towers.visual.image_size
