@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import json
 import math
+import os
 import re
 import subprocess
 import types
@@ -76,7 +77,9 @@ def read_options(text: str) -> dict[str, Any]:
     import yaml
 
     try:
-        value = yaml.safe_load(path.read_text())
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise LanitError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from None
     except yaml.YAMLError as error:
         raise LanitError(f"{path} is not valid YAML or JSON ({' '.join(str(error).split())})") from None
     if not isinstance(value, dict):
@@ -125,10 +128,23 @@ def digest(values: Any) -> str:
 
 
 def code_version() -> str:
-    """The git revision of the code that runs, `-dirty` where tracked files differ; `unknown` outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
+    """The git revision of the code that runs, `-dirty` where tracked files differ; `unknown` outside a checkout.
+
+    A copy without its `.git`, as a download is, has none, though it may lie in another repository.
+    """
+    checkout = Path(__file__).resolve().parents[1]
+    # In a hook of another repository git's own variables name that one.
+    named = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in named}
+
+    def ask(*words: str) -> str:
+        command = ["git", "-C", str(checkout), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()
+
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        if Path(ask("rev-parse", "--show-toplevel")) != checkout:
+            return "unknown"
+        return ask("describe", "--always", "--abbrev=12", "--dirty", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lanit.catalogue import METHODS
+from lanit.comparison.drawing import drawing
 from lanit.comparison.inputs import (
     Published,
     Quality,
@@ -146,7 +147,7 @@ def plot_losses(runs: Sequence[tuple[Score, list[dict[str, float]]]]) -> bytes |
     names = [name for name in keys if name not in NOT_LOSSES]
     if not names:
         return None
-    with _styled():
+    with drawing(STYLE):
         from matplotlib import colormaps
         from matplotlib.pyplot import close, subplots
 
@@ -184,17 +185,8 @@ NOT_LOSSES = {"step", "images", "seconds", "images_per_second", "learning_rate"}
 LONGEST = 60  # points of a loss curve that a small panel can show
 
 
-def _styled():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    return matplotlib.rc_context(STYLE)
-
-
 def _draw(panels: Sequence[Panel], subtitle: str, top: float | None = None) -> bytes:
     """Lines over N; or, where there are several to compare at one N alone, a row for each."""
-    from matplotlib.pyplot import close, subplots
-
     ours = [curve for panel in panels for curve in panel.curves if curve.marker and not curve.paper]
     counts = {n for curve in ours for n in curve.values}
     in_rows = len(counts) == 1 and len({curve.label for curve in ours}) > 1
@@ -202,7 +194,9 @@ def _draw(panels: Sequence[Panel], subtitle: str, top: float | None = None) -> b
         (n,) = counts
         at_n = [[curve for curve in panel.curves if n in curve.values] for panel in panels]
         panels = [dataclasses.replace(panel, curves=curves) for panel, curves in zip(panels, at_n, strict=True)]
-    with _styled():
+    with drawing(STYLE):
+        from matplotlib.pyplot import close, subplots
+
         rows = max(sum(bool(curve.marker) for curve in panel.curves) for panel in panels)
         height = 1.3 + 0.3 * rows if in_rows else 3.7
         size = (6.0 if len(panels) == 1 else 9.6, height)

@@ -16,6 +16,7 @@ from lanit.data.names import nfc
 from lanit.evaluation.pixels import at_least_one, method_labels, translate_images
 from lanit.evaluation.protocols import Pairs, Protocol, class_columns, draw_pairs, draw_picture_rows
 from lanit.evaluation.records import domain_names, read_run, read_split_truth
+from lanit.files import whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -302,5 +303,5 @@ def _pixels(images: list[Tensor]) -> NDArray[np.uint8]:
 def _save(image: Tensor, path: Path) -> None:
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(path)
+    with whole(path) as part:
+        Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(part, "PNG")

@@ -246,11 +246,13 @@ class Model:
             )
         from lanit.language.clip import ClipOptions, load_clip
         from lanit.language.guide import LanguageOptions, find_clip
-        from lanit.language.pseudo_labels import choose, read_texts
+        from lanit.language.pseudo_labels import check_clip, choose, read_texts
 
         language = parse(LanguageOptions, self.options["language"], "the run's language")
-        clip = load_clip(parse(ClipOptions, find_clip(self.folder, language.clip), "clip"), self.device)
-        return language.labeller, clip, choose(read_texts(texts), self.domains)
+        found = parse(ClipOptions, find_clip(self.folder, language.clip), "clip")
+        clip, chosen = load_clip(found, self.device), choose(read_texts(texts), self.domains)
+        check_clip(Path(found.pretrained or found.model), clip.digest, chosen, texts)
+        return language.labeller, clip, chosen
 
 
 def _check(texts: list[str], references: list[Path], strength: float, seed: int | None) -> None:
