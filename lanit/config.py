@@ -16,9 +16,12 @@ import subprocess
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +105,7 @@ def parse(cls: type[T], values: dict[str, Any], where: str = "options") -> T:
     if not isinstance(values, dict):
         raise LanitError(f"{where} must be a mapping, not {values!r}")
     hints = typing.get_type_hints(cls, include_extras=True)
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)

@@ -63,7 +63,8 @@ def check_names(config: dict[str, Any]) -> None:
     for name, dataset in datasets.items() if isinstance(datasets, dict) else ():
         if not isinstance(dataset, dict):
             continue
-        source = dataset.get("source") if isinstance(dataset.get("source"), dict) else {}
+        source = dataset.get("source")
+        source = source if isinstance(source, dict) else {}
         domains = dataset.get("domains")
         lists = {"classes": dataset.get("classes"), "source.classes": source.get("classes")}
         lists |= (

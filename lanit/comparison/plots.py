@@ -9,7 +9,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lanit.catalogue import METHODS
 from lanit.comparison.drawing import drawing
@@ -28,7 +28,6 @@ from lanit.comparison.inputs import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.typing import RcKeyType
 
 # Okabe and Ito's palette, which readers with any colour vision tell apart; markers tell the same. Each method has its
 # own by its place in the catalogue.
@@ -38,7 +37,7 @@ MARKERS = dict(zip(METHODS, "^Dsvo*XP"))
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = "sD^vPX*h"
 GREY = "#6b6b6b"
-STYLE: dict[RcKeyType, Any] = {
+STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 11,

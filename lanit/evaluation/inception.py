@@ -14,7 +14,6 @@ import urllib.request
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from lanit.config import LanitError
 from lanit.files import recognise_content, whole
@@ -44,7 +43,7 @@ def find_inception(weights: Path | None) -> Path:
     return path
 
 
-def load_inception(path: Path, device: str) -> nn.Module:
+def load_inception(path: Path, device: str) -> torch.jit.ScriptModule:
     """Load the network, after its digest: `layers` takes images (B, 3, 299, 299) in [−1, 1] and gives (B, 2048).
 
     Raises:

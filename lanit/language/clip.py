@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import open_clip
 import torch
@@ -27,6 +27,8 @@ from lanit.language.clip_files import find_model as find_model
 from lanit.language.clip_options import HUB_CONFIG, TOKENIZER, ClipOptions
 from lanit.language.clip_weights import first_lines
 
+Towers: TypeAlias = open_clip.CLIP | open_clip.CustomTextCLIP | open_clip.CoCa
+
 
 class Clip(nn.Module):
     """Both towers of a CLIP, frozen and always in evaluation mode, with gradients flowing through to the images.
@@ -40,7 +42,7 @@ class Clip(nn.Module):
 
     def __init__(
         self,
-        towers: nn.Module,
+        towers: Towers,
         tokenizer: Any,
         width: int,
         preprocessing: Preprocessing = OPEN_CLIP_DEFAULT,
@@ -100,8 +102,10 @@ class Pixels(nn.Module):
     """
 
     resize = "antialias"  # see ClipOptions
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self, towers: nn.Module, preprocessing: Preprocessing = OPEN_CLIP_DEFAULT) -> None:
+    def __init__(self, towers: Towers, preprocessing: Preprocessing = OPEN_CLIP_DEFAULT) -> None:
         super().__init__()
         size = towers.visual.image_size
         self.size = (size, size) if isinstance(size, int) else tuple(size)
@@ -139,7 +143,7 @@ def load_clip(options: ClipOptions, device: str | torch.device = "cpu") -> Clip:
     return clip
 
 
-def _build(files: ClipFiles) -> nn.Module:
+def _build(files: ClipFiles) -> Towers:
     """The towers with random weights, as `open_clip.create_model` makes them of a name."""
     config = copy.deepcopy(files.config)
     named = config["text_cfg"].get("hf_model_name")
@@ -166,7 +170,7 @@ def _build(files: ClipFiles) -> nn.Module:
         ) from None
 
 
-def _fill(towers: nn.Module, files: ClipFiles) -> None:
+def _fill(towers: Towers, files: ClipFiles) -> None:
     """Give the towers their weights: every tensor of the one has its place and shape in the other."""
     state = convert_state_dict(towers, files.weights.state)  # Apple's names
     if not hasattr(towers, "positional_embedding"):

@@ -22,7 +22,7 @@ from lanit.data.rng import BatchRng
 from lanit.language.guide import LanguageOptions
 from lanit.language.pseudo_labels import with_slack
 from lanit.methods import losses
-from lanit.methods.protocol import Batch, Update
+from lanit.methods.protocol import Batch, LanguageMethod, Update
 from lanit.methods.stargan2 import Draft, StarGan2, Terms, Translation, labels_of, source_labels_of
 from lanit.settings.lanit import LanitOptions
 
@@ -166,6 +166,10 @@ class Lanit(StarGan2):
 
     def _learns(self, progress: float) -> bool:
         return self.prompts is not None and progress >= self.options.prompts.start
+
+
+if TYPE_CHECKING:  # it is what its docstring says
+    _: type[LanguageMethod] = Lanit
 
 
 def pair_weights(labels: Tensor, normalise: str, pairs: Tensor, share: float) -> Tensor:

@@ -107,7 +107,7 @@ class LabelledMethod(Method, Protocol):
 
 
 @runtime_checkable
-class PerceptualMethod(LabelledMethod, Protocol):
+class PerceptualMethod(Method, Protocol):
     """A method that learns from a perceptual distance, which its run's record names."""
 
     @property

@@ -11,14 +11,14 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lanit.methods import losses
-from lanit.methods.protocol import Batch, Update
+from lanit.methods.protocol import Batch, LabelledMethod, Update
 from lanit.networks.stargan2 import Discriminator, Generator, Mapping, StyleEncoder
 from lanit.settings.stargan2 import StarGan2Options
 
@@ -271,6 +271,10 @@ class StarGan2:
     def _adam(self, network: nn.Module, rate: float, decay: float) -> torch.optim.Adam:
         options = self.options
         return torch.optim.Adam(network.parameters(), lr=rate, betas=options.betas, weight_decay=decay, fused=True)
+
+
+if TYPE_CHECKING:  # it is what its docstring says
+    _: type[LabelledMethod] = StarGan2
 
 
 def labels_of(part: Batch) -> Tensor:

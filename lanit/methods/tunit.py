@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lanit import collectives
 from lanit.methods.losses import aggregate
-from lanit.methods.protocol import Batch, Update
+from lanit.methods.protocol import Batch, ClusteringMethod, Update
 from lanit.methods.views import second_view
 from lanit.networks.tunit import Discriminator, Generator, GuidingNetwork
 from lanit.settings.tunit import TunitOptimiser, TunitOptions
@@ -130,6 +131,10 @@ class Tunit:
         """Translations (B, 3, H, W) in [-1, 1] of sources by styles (B, S), by the averaged generator."""
         with torch.no_grad():
             return self.averaged["generator"](sources, styles)
+
+
+if TYPE_CHECKING:  # it is what its docstring says
+    _: type[ClusteringMethod] = Tunit
 
 
 class _Step:

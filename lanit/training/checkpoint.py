@@ -20,7 +20,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     with whole(path_of(folder, step)) as part, open(part, "wb") as file:
         writer = _Writer(file)
         try:
-            torch.save(state, writer)
+            torch.save(state, writer)  # type: ignore[arg-type]  # it needs no more of a file than this
         except RuntimeError as error:  # torch's own, for whatever a write raises
             raise writer.error or error from None
         file.flush()
@@ -39,7 +39,8 @@ class _Writer:
     """A file as torch writes to it; keeps what the system said where it did not take the data."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.error = file, None
+        self.file = file
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         try:

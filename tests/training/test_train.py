@@ -162,6 +162,8 @@ def test_labels_of_other_images_or_domains_are_an_error(run, language, manifest,
     message = "are of the domains hat, glasses, beard, and train.domains says beard, glasses, hat"
     with pytest.raises(LanitError, match=message):
         run(tmp_path, learned(language, domains=DOMAINS[::-1]))
+    with pytest.raises(LanitError, match="lanit learns by language; give train.language its clip and templates"):
+        run(tmp_path, learned(language) | {"language": None})
     labels = tmp_path / "labels"
     shutil.copytree(language["labels"], labels)
     found = read_labels(labels, "train")
