@@ -183,9 +183,9 @@ def test_a_run_whose_model_is_a_pointer_and_a_run_that_is_a_file(tmp_path, capsy
     (tmp_path / "run" / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     (tmp_path / "photo.png").write_bytes(b"")
     use = ["--source", str(tmp_path / "photo.png"), "--text", "cluster 1", "--output", str(tmp_path / "out.png")]
-    assert main(["translate", "--run", str(tmp_path / "run"), *use]) == 2
+    assert main(["apply", "--run", str(tmp_path / "run"), *use]) == 2
     assert "run/model.safetensors is a Git LFS pointer, not the file itself; fetch" in capsys.readouterr().err
-    assert main(["translate", "--run", str(tmp_path / "photo.png"), *use]) == 2
+    assert main(["apply", "--run", str(tmp_path / "photo.png"), *use]) == 2
     said = capsys.readouterr().err
     assert "photo.png" in said and len(said.strip().splitlines()) == 1
 

@@ -34,7 +34,7 @@ READS = {
     "evaluate judge": {"manifest": "manifest.parquet"},
     "evaluate features": {"manifest": "manifest.parquet"},
     "translate": {"run": "run/", "manifest": "manifest.parquet", "labels": "labels/"},
-    "translate --source": {"run": "run/", "source": "photo.png", "reference": "photo.png"},
+    "apply": {"run": "run/", "source": "photo.png", "reference": "photo.png"},
     "evaluate scores": {
         "translations": "translations.safetensors", "real": "real.safetensors", "manifest": "manifest.parquet",
         "run": "run/",
@@ -53,7 +53,7 @@ WRITES = {
     "evaluate judge": {"output": "judge.safetensors"},
     "evaluate features": {"output": "real.safetensors"},
     "translate": {"output": "translations.safetensors", "pictures": "pictures.npz"},
-    "translate --source": {"output": "out.png"},
+    "apply": {"output": "out.png"},
     "evaluate scores": {"output": "scores.json"},
     "compare": {"output": "comparison/"},
 }
@@ -151,7 +151,7 @@ def command_line(command: str, changed: dict[str, Path | str]) -> list[str]:
             "run": "run", "manifest": "manifest.parquet", "labels": "labels", "output": "translations.safetensors",
             "pictures": "run/pictures.npz", "device": "cpu",
         },
-        "translate --source": {
+        "apply": {
             "run": "run", "source": "photo.png", "reference": "photo.png", "output": "out.png", "device": "cpu"
         },
         "evaluate scores": {
@@ -164,7 +164,7 @@ def command_line(command: str, changed: dict[str, Path | str]) -> list[str]:
         },
     }[command]  # fmt: skip
     given = options(command)
-    words = command.removesuffix(" --source").split()
+    words = command.split()
     words += [] if given is None else ["--options", json.dumps(given)]
     for name, value in arguments.items():
         value = changed.get(name, value)

@@ -211,7 +211,7 @@ def _alone(database: Path | None) -> Iterator[None]:
     if database is None:
         yield
         return
-    with open(database.with_name(f".{database.name}.lock"), "a") as file:
+    with open(database.with_name(f".{database.name}.lock"), "a", encoding="utf-8") as file:
         waited = time.monotonic() + PATIENCE
         while True:
             try:

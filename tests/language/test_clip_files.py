@@ -331,15 +331,13 @@ def test_a_torchscript_file_is_read_without_its_code(weights, tmp_path):
 class Scripted(torch.nn.Module):
     """Attributes of every kind that a scripted module may have beside its tensors."""
 
-    words: list[str]
-    numbers: dict[str, int]
-    device: torch.device
-
     def __init__(self):
         super().__init__()
         self.linear = torch.nn.Linear(2, 3).half()
         self.blocks = torch.nn.ModuleList([torch.nn.BatchNorm1d(2)])
-        self.words, self.numbers, self.device, self.share = ["a"], {"b": 1}, torch.device("cpu"), 0.5
+        self.words = torch.jit.Attribute(["a"], list[str])
+        self.numbers = torch.jit.Attribute({"b": 1}, dict[str, int])
+        self.device, self.share = torch.jit.Attribute(torch.device("cpu"), torch.device), 0.5
         self.register_buffer("turned", torch.arange(6).view(2, 3).T)
 
     def forward(self, x):

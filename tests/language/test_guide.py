@@ -13,10 +13,10 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from lanit.language.embeddings import TextsOptions, embed_texts
 
 from lanit.config import LanitError, parse
 from lanit.language.clip import ClipOptions, load_clip
+from lanit.language.clip_features import TextsOptions, embed_texts
 from lanit.language.guide import Guide, LanguageOptions, carry_clip, find_clip, label_changes, write_language
 from lanit.language.prompts import base_features, text_features
 from lanit.language.pseudo_labels import Texts, label, read_texts, write_texts

@@ -10,7 +10,6 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from lanit.language.labels import adaptive
 from scipy.stats import hypergeom
 from torch.nn import functional as F
 

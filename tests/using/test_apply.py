@@ -431,9 +431,8 @@ def test_a_run_folder_carries_its_clip(use, runs, clip, photos, tmp_path):
 
 def test_a_run_s_clip_that_is_another_by_now_is_refused(use, runs, clip, photos, tmp_path, capsys):
     """Its preprocessing, say, that a configuration beside the weights told when it was trained."""
-    from lanit.language.labels import read_texts
-
     from lanit.language.clip import ClipOptions, load_clip
+    from lanit.language.pseudo_labels import read_texts
 
     run = shutil.copytree(runs["lanit"], tmp_path / "run")
     texts, digest = read_texts(run / "texts.safetensors"), load_clip(ClipOptions(*map(str, clip))).digest

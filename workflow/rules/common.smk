@@ -266,7 +266,11 @@ def get_perceptual_files(wildcards):
     given, own = get_perceptual(wildcards), VARIANTS[wildcards.variant].get("settings", {}).get("perceptual", {})
     clip = []
     if given.get("clip"):
-        clip = list_files(own["clip"]["model"], own["clip"].get("pretrained")) if "clip" in own else get_clip_files(wildcards)
+        clip = (
+            list_files(own["clip"]["model"], own["clip"].get("pretrained"))
+            if "clip" in own
+            else get_clip_files(wildcards)
+        )
     return clip + [value for value in (given.get("weights"), given.get("linear")) if is_file_name(value)]
 
 
