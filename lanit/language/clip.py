@@ -150,7 +150,8 @@ def _build(files: ClipFiles) -> Towers:
     custom = config.pop("custom_text", False) or named
     kind = (open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP) if custom else open_clip.CLIP
     if named:  # a transformer of the Hub, whose shape its own configuration tells; its weights are in ours
-        config["text_cfg"] |= {"hf_model_name": _text_folder(files) or named, "hf_model_pretrained": False}
+        beside = files.text_config()
+        config["text_cfg"] |= {"hf_model_name": str(beside.parent) if beside else named, "hf_model_pretrained": False}
     if "timm_model_name" in config["vision_cfg"]:
         config["vision_cfg"]["timm_model_pretrained"] = False
     try:
@@ -229,15 +230,6 @@ def _load_tokenizer(files: ClipFiles) -> Any:
             f"form that can be read ({first_lines(error)}); put its files ({', '.join(TOKENIZER[:3])}, …) beside the "
             f"weights, into {_place(files)}"
         ) from None
-
-
-def _text_folder(files: ClipFiles) -> str | None:
-    """The folder whose config.json is that of a text transformer: timm's own tell no `model_type`."""
-    for folder in files.folders:
-        path = folder / "config.json"
-        if path.is_file() and '"model_type"' in path.read_text(encoding="utf-8", errors="replace"):
-            return str(folder)
-    return None
 
 
 def _place(files: ClipFiles) -> str:

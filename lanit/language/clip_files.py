@@ -91,6 +91,16 @@ class ClipFiles:
                 return found
         return []
 
+    def text_config(self) -> Path | None:
+        """Return the `config.json` of the Hub's text tower, where it lies there; timm's have no `model_type`."""
+        if not self.config["text_cfg"].get("hf_model_name"):
+            return None
+        for folder in self.folders:
+            path = folder / "config.json"
+            if path.is_file() and '"model_type"' in path.read_text(encoding="utf-8", errors="replace"):
+                return path
+        return None
+
 
 def find_clip_files(options: ClipOptions) -> ClipFiles:
     """Find architecture, weights and preprocessing.
@@ -132,6 +142,8 @@ def find_model(model: str) -> str:
     found = _find_model(model)
     if found.file is None:
         return model
+    if found.is_hub:
+        raise LanitError(f"{found.file} is the configuration of given weights; give clip.model its model_cfg as a file")
     if open_clip.get_model_config(found.file.stem) != found.config:  # the registry is rescanned at each addition
         open_clip.add_model_config(found.file)
     return found.file.stem

@@ -130,8 +130,9 @@ def carry_clip(clip: dict[str, Any], folder: Path) -> str | None:
     """Put a CLIP's local files into the folder of a run, and return its digest (see `ClipFiles`).
 
     They are `clip.json`, as the Hub has it: the architecture, the preprocessing and the activation that were chosen;
-    `clip` with the checkpoint's suffix, linked where the file system can; and the Hub's tokenizer, where one lay beside
-    them. Of public weights nothing is carried. Where the files have gone since, that is said: the run is whole without.
+    `clip` with the checkpoint's suffix, linked where the file system can; and of the Hub's tokenizer and text tower
+    what lay beside them. Of public weights nothing is carried. Where the files have gone since, that is said: the run
+    is whole without.
     """
     from lanit.language.clip_files import find_clip_files
     from lanit.language.clip_options import ClipOptions
@@ -151,7 +152,8 @@ def carry_clip(clip: dict[str, Any], folder: Path) -> str | None:
             os.link(weights.resolve(), part)
         except OSError:  # another file system, or one without links
             shutil.copyfile(weights, part)
-    for file in files.tokenizer_files():
+    beside = files.text_config()
+    for file in [*files.tokenizer_files(), *([beside] if beside else [])]:
         with whole(Path(folder) / file.name) as part:
             shutil.copyfile(file, part)
     return files.digest

@@ -21,9 +21,10 @@ from safetensors.torch import save_file
 
 from lanit.config import LanitError, parse
 from lanit.language.clip import ClipOptions, Pixels, load_clip
-from lanit.language.clip_files import SHIPPED, find_clip_files
+from lanit.language.clip_files import SHIPPED, find_clip_files, find_model
 from lanit.language.clip_options import HUB_CONFIG, list_files
 from lanit.language.clip_weights import Checkpoint, is_torchscript
+from lanit.language.guide import carry_clip, find_clip
 
 TEXTS = ["a cat", "two dogs in the snow"]
 VIEW = ("mean", "std", "interpolation", "quick_gelu")
@@ -220,6 +221,25 @@ def test_a_folder_of_the_hub_in_each_way_that_it_may_be_named(layout, weights, c
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     torch.testing.assert_close(clip.pixels(images), images)  # mean and deviation 0.5
     assert clip.pixels.interpolation == "bilinear"
+
+
+def test_given_weights_configuration_trains_no_other(weights, tmp_path):
+    folder = hub_folder(tmp_path / "hub", weights)
+    with pytest.raises(LanitError, match="is the configuration of given weights; give clip.model its model_cfg"):
+        find_model(str(folder))
+
+
+def test_the_way_of_resizing_is_part_of_it(weights, config, tmp_path):
+    save_file(weights, tmp_path / "w.safetensors")
+    options = ClipOptions(config, str(tmp_path / "w.safetensors"), resize="corners")
+    clip, plain = load_clip(options), load_clip(replace(options, resize="antialias"))
+    images = torch.rand(1, 3, 64, 64) * 2 - 1
+    expected = torch.nn.functional.interpolate(images, (32, 32), mode="bicubic", align_corners=True)
+    torch.testing.assert_close(clip.pixels(images), (expected - clip.pixels.mean) / clip.pixels.std)
+    assert not torch.allclose(clip.pixels(images), plain.pixels(images)) and clip.digest != plain.digest
+    carry_clip(asdict(options), tmp_path / "run")
+    carried = load_clip(parse(ClipOptions, find_clip(tmp_path / "run", asdict(options))))
+    assert carried.digest == clip.digest and torch.equal(carried.pixels(images), clip.pixels(images))
 
 
 def test_a_cache_filled_by_a_tag_tells_it_by_its_name(weights, tmp_path, monkeypatch):
@@ -543,8 +563,6 @@ def test_without_the_package_that_reads_tokenizers_it_is_named(siglip, monkeypat
 
 
 def test_a_run_carries_the_tokenizer_too(siglip, tmp_path):
-    from lanit.language.guide import carry_clip, find_clip
-
     tokenizer_files(siglip)
     expected = load_clip(ClipOptions(str(siglip)))
     carry_clip({"model": str(siglip)}, tmp_path / "run")
@@ -581,6 +599,10 @@ def test_a_text_tower_of_the_hub_s_is_made_of_the_configuration_beside_the_weigh
     clip = load_clip(ClipOptions(str(folder)))
     expected = torch.nn.functional.normalize(towers.encode_text(clip.tokenize(["a cat"])), dim=-1)
     torch.testing.assert_close(clip.encode_text(["a cat"]), expected)
+    carry_clip({"model": str(folder)}, tmp_path / "run")
+    folder.rename(tmp_path / "gone")
+    carried = load_clip(parse(ClipOptions, find_clip(tmp_path / "run", {"model": str(folder)})))
+    torch.testing.assert_close(carried.encode_text(["a cat"]), expected)
 
 
 def test_the_options_need_no_torch():
