@@ -377,7 +377,9 @@ def get_qualities(wildcards=None):
 def get_sweep(wildcards=None):
     """Every file that tables rest on: asked for by name, one that was lost is made again though they are there."""
     runs = [
-        path for name in ("model.safetensors", "run.json", "scores.json", "pictures.npz") for path in get_runs(name)
+        path
+        for name in ("model.safetensors", "run.json", "metrics.jsonl", "scores.json", "pictures.npz")
+        for path in get_runs(name)
     ]
     externals = [path for name in ("run.json", "scores.json", "pictures.npz") for path in get_externals(name)]
     return runs + externals + get_qualities()
