@@ -14,6 +14,7 @@ from configuration import CHOICES, Mistake, check, describe_scored, describe_sha
 from lanit.address import database_path, ui_command, without_password
 from lanit.catalogue import METHODS
 from lanit.config import digest
+from lanit.language.clip_options import list_files
 from lanit.spelling import is_file_name
 
 try:
