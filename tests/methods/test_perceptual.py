@@ -27,7 +27,7 @@ KINDS = ["lpips", "stlpips", "judge", "clip"]
 CLIP = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
-    "text_cfg": {"context_length": 16, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
 needs_package = pytest.mark.skipif(
     not (importlib.util.find_spec("lpips") and importlib.util.find_spec("stlpips_pytorch")),

@@ -45,10 +45,6 @@ RESULTS = config["results"]
 STORE = config["tracking"]["uri"] or f"sqlite:///{RESULTS}/mlflow.db"
 # What trainings and scores are told of MLflow.
 TRACK = json.dumps({"uri": STORE, "sweep": config["sweep"]}, ensure_ascii=False)
-# What a profile or the command line says of rule train holds for its twin.
-for given in (workflow.resource_settings.overwrite_resources, workflow.resource_settings.overwrite_threads):
-    if "train" in given:
-        given.setdefault("train_prompts", given["train"])
 SPLITS = ("train", "val", "test", "pretrain")
 # Of jobs that could start, which do first: what others wait for, then the longest.
 PRIORITY = {
@@ -393,7 +389,9 @@ def get_qualities(wildcards=None):
 def get_sweep(wildcards=None):
     """Every file that tables rest on: asked for by name, one that was lost is made again though they are there."""
     runs = [
-        path for name in ("model.safetensors", "run.json", "scores.json", "pictures.npz") for path in get_runs(name)
+        path
+        for name in ("model.safetensors", "run.json", "metrics.jsonl", "scores.json", "pictures.npz")
+        for path in get_runs(name)
     ]
     externals = [path for name in ("run.json", "scores.json", "pictures.npz") for path in get_externals(name)]
     return runs + externals + get_qualities()
