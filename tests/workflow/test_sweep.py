@@ -113,6 +113,16 @@ def test_where_the_tables_are_is_said_of_a_whole_sweep_alone(smoke):
     assert re.search(rf"^Not the whole sweep: 1 of its \d+ files are not there, such as {missing}", part.stdout, re.M)
 
 
+def test_snakemakes_own_report_holds_no_password(smoke, tmp_path):
+    """It shows the configuration's files in full."""
+    _, run, _ = smoke
+    address = {"tracking": {"uri": "http://runner:hunter2secret@127.0.0.1:9"}}
+    made = run("--report", str(tmp_path / "report.html"), overlays=[SMOKE, address])
+    assert made.returncode == 0, made.stdout
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "results-smoke" in text and "hunter2secret" not in text + made.stdout
+
+
 def test_a_changed_option_of_a_method_reruns_what_depends_on_it_alone(smoke):
     _, run, _ = smoke
     jobs = planned(run, {"train": {"tunit": {"settings": {"warmup": 0.4}}}})

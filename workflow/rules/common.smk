@@ -4,13 +4,14 @@ import shlex
 import sys
 from pathlib import Path
 
+import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
 BASE = Path(workflow.basedir)
 sys.path[:0] = [str(BASE), str(BASE / "workflow" / "scripts")]  # the checkout beside the Snakefile, installed or not
 from configuration import CHOICES, Mistake, check, describe_scored, describe_sharding
-from lanit.address import database_path, ui_command
+from lanit.address import database_path, ui_command, without_password
 from lanit.catalogue import METHODS
 from lanit.config import digest
 from lanit.language.clip_options import list_files
@@ -20,6 +21,17 @@ try:
     VARIANTS = check(config, BASE)
 except Mistake as mistake:
     raise WorkflowError(str(mistake)) from None  # one sentence, and no trace of the functions above
+
+
+def holds_password(path):
+    """Does a file of the configuration hold a password, in the address of MLflow's server?"""
+    told = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    uri = (told.get("tracking") or {}).get("uri")
+    return isinstance(uri, str) and without_password(uri) != uri
+
+
+# `snakemake --report` shows the configuration's files to whoever it is passed on to: all but such a one.
+workflow.configfiles[:] = [path for path in workflow.configfiles if not holds_password(path)]
 
 # Rules run the checkout beside the Snakefile, installed or not: with the Python that runs Snakemake, or under
 # --use-conda with the environment's, activated before this.
