@@ -42,7 +42,7 @@ def mine(**source) -> dict:
     }
     features = {"none": {"kind": "inception", "weights": None}}
     overlay = {"datasets": ["mine"], "dataset": {"mine": dataset}, "domains": [2], "features": features}
-    return overlay | {"evaluate": {"k": 2}}
+    return overlay | {"evaluate": {"k": 2}, "labellers": {"top3": None}}  # of two domains
 
 
 def test_what_is_to_be_said_of_the_images_is_on_the_terminal_once_though_all_went_well(snakemake, animals, tmp_path):
