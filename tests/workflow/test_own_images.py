@@ -31,7 +31,7 @@ def animals(tmp_path: Path) -> Path:
 def mine(**source) -> dict:
     """An overlay with one more dataset, with what it needs of the demo's."""
     dataset = {
-        "size": 16,
+        "size": 32,
         "source": {"kind": "folders", "root": "animals", "test_last": 3} | source,
         "shards": {"train": 1, "test": 1},
         "domains": ["cat", "dog"],
