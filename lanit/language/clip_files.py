@@ -318,10 +318,14 @@ def _download(options: ClipOptions, model: _Model, published: dict[str, Any]) ->
         source = f"{file or 'open_clip_model.safetensors'} of {repository} (Hugging Face Hub)"
         tokenizer = model.config["text_cfg"].get("hf_tokenizer_name")
         beside = f" with the tokenizer's files of {tokenizer} beside it" if tokenizer else ""
+        quick = f"{options.model}-quickgelu"
+        other = (
+            f" (or clip.model {quick!r})" if published.get("quick_gelu") and quick in open_clip.list_models() else ""
+        )
         raise LanitError(
             f"the weights {options.pretrained!r} of {options.model} are neither in the cache nor to be downloaded "
             f"({first_lines(error)}); fetch {source if repository else published['url']} on another machine{beside}, "
-            f"and give clip.pretrained its path and clip.tag {options.pretrained!r}"
+            f"and give clip.pretrained its path and clip.tag {options.pretrained!r}{other}"
         ) from None
 
 

@@ -38,16 +38,65 @@ def test_two_jobs_at_once_get_different_gpus_and_a_third_waits(tmp_path):
         job.communicate("\n")
 
 
-def test_under_slurm_a_job_keeps_what_it_has_and_one_without_gpus_sees_none(tmp_path):
-    assert start(tmp_path, 1, SLURM_JOB_ID="7", CUDA_VISIBLE_DEVICES="0").communicate("\n")[0].strip() == "0"
+def test_a_job_without_gpus_sees_none_and_under_slurm_is_left_as_it_is(tmp_path):
     assert start(tmp_path, 0, SLURM_JOB_ID="7").communicate("\n")[0].strip() == "None"
     assert start(tmp_path, 0, CUDA_VISIBLE_DEVICES="3").communicate("\n")[0] == "\n"
     assert not list(tmp_path.iterdir())
 
 
+def test_two_jobs_in_one_slurm_allocation_get_different_gpus_and_two_allocations_do_not_wait(tmp_path):
+    jobs = [start(tmp_path, 1, SLURM_JOB_ID="7", CUDA_VISIBLE_DEVICES="0,1") for _ in range(2)]
+    assert {job.stdout.readline().strip() for job in jobs} == {"0", "1"}
+    other = start(tmp_path, 1, SLURM_JOB_ID="8", CUDA_VISIBLE_DEVICES="0")  # its 0 is another GPU
+    assert other.stdout.readline().strip() == "0"
+    for job in (*jobs, other):
+        job.communicate("\n")
+
+
+A, B, PART, OTHER = "GPU-aaaa-1", "GPU-bbbb-2", "MIG-cccc-3", "MIG-dddd-4"
+LISTED = f"""GPU 0: NVIDIA A100 (UUID: {A})
+GPU 1: NVIDIA A100 (UUID: {B})
+  MIG 3g.20gb     Device  0: (UUID: {PART})
+  MIG 3g.20gb     Device  1: (UUID: {OTHER})
+"""
+
+
+@pytest.fixture
+def smi(tmp_path):
+    """A PATH with a machine of two GPUs, one of them in two parts."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\ncat <<'END'\n{LISTED}END\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize(
+    "named, count, seen",
+    [
+        (None, 3, {A, PART, OTHER}),  # a GPU in parts is leased by them
+        ("1,0", 2, {B, A}),
+        (f"{PART[:8]}", 1, {PART}),
+        ("MIG-GPU-0a1b/7/0", 1, {"MIG-GPU-0a1b/7/0"}),
+        ("0,0,1", 2, {A, B}),
+    ],
+)
+def test_gpus_are_leased_by_uuid(tmp_path, smi, named, count, seen):
+    given = {} if named is None else {"CUDA_VISIBLE_DEVICES": named}
+    output, errors = start(tmp_path, count, PATH=smi, **given).communicate("\n")
+    assert set(output.strip().split(",")) == seen, errors
+
+
+@pytest.mark.parametrize("named, count", [("", 0), ("-1", 0), ("NoDevFiles", 0), ("0,7,1", 1), ("GPU-", 0), ("x", 0)])
+def test_names_of_no_gpu_are_told(tmp_path, smi, named, count):
+    job = start(tmp_path, 2, PATH=smi, CUDA_VISIBLE_DEVICES=named)
+    assert f"CUDA_VISIBLE_DEVICES, which is {named!r}, names {count}" in job.communicate("")[1] and job.returncode == 1
+
+
 def test_more_gpus_than_there_are_is_an_error(tmp_path):
     job = start(tmp_path, 2, CUDA_VISIBLE_DEVICES="0")
-    assert "2 GPUs are asked for, and this machine shows 1" in job.communicate("")[1] and job.returncode == 1
+    assert "2 GPUs are asked for, and CUDA_VISIBLE_DEVICES, which is '0', names 1" in job.communicate("")[1]
+    assert job.returncode == 1
 
 
 def unpack(source: Path, target: Path) -> subprocess.CompletedProcess:

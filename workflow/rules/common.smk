@@ -13,6 +13,7 @@ from configuration import CHOICES, Mistake, check, describe_scored, describe_sha
 from lanit.address import database_path, ui_command
 from lanit.catalogue import METHODS
 from lanit.config import digest
+from lanit.language.clip_options import list_files
 from lanit.spelling import is_file_name
 
 try:
@@ -32,10 +33,6 @@ RESULTS = config["results"]
 STORE = config["tracking"]["uri"] or f"sqlite:///{RESULTS}/mlflow.db"
 # What trainings and scores are told of MLflow.
 TRACK = json.dumps({"uri": STORE, "sweep": config["sweep"]}, ensure_ascii=False)
-# What a profile or the command line says of rule train holds for its twin.
-for given in (workflow.resource_settings.overwrite_resources, workflow.resource_settings.overwrite_threads):
-    if "train" in given:
-        given.setdefault("train_prompts", given["train"])
 SPLITS = ("train", "val", "test", "pretrain")
 # Of jobs that could start, which do first: what others wait for, then the longest.
 PRIORITY = {

@@ -7,7 +7,6 @@ rule compare:
         pictures=lambda wildcards: get_runs("pictures.npz") + get_externals("pictures.npz"),
         quality=get_qualities,
         metrics=get_runs("metrics.jsonl"),
-        prompts=get_runs_with_learned_prompts("prompts.json"),
     output:
         tables=report(
             expand(results("tables/{table}.{ending}"), table=["comparison", "table1", "table2"], ending=["md", "tex"])
@@ -32,7 +31,8 @@ rule compare:
     params:
         options=as_json(sweep=config["sweep"]),
         track=TRACK,  # the report says how to open the store
-        prompts=lambda wildcards, input: as_argument("--prompts", input.prompts),
+        # Not an input: a training leaves it only where prompts have learned, so that it is no output of its rule.
+        prompts=as_argument("--prompts", get_runs_with_learned_prompts("prompts.json")),
         folder=subpath(output.report, parent=True),
     message:
         "Compare: tables, plots, pictures and report"

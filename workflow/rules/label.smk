@@ -95,7 +95,7 @@ use rule label_by_truth as label_by_truth_without_val with:
 # The labels of a run whose prompts have learned, by these: its references are translated with them.
 rule relabel:
     input:
-        texts=run_file("texts.safetensors"),
+        run=run_file("run.json"),
         embeddings=get_embeddings,
         manifest=results("{dataset}/manifest.parquet"),
     output:
@@ -113,11 +113,13 @@ rule relabel:
         "../../envs/lanit.yaml"
     params:
         options=lambda wildcards: as_json(**get_labelling(wildcards, VARIANTS[wildcards.variant]["labeller"])),
+        # Not an input: not every training leaves it, so that it is no output of the rule.
+        texts=lambda wildcards, input: f"{Path(input.run).parent}/texts.safetensors",
         folder=subpath(output.quality, parent=True),
     message:
         "Label {wildcards.dataset} by the prompts of {wildcards.variant}, N = {wildcards.n}, seed {wildcards.seed}"
     shell:
-        "python -m lanit label --options {params.options:q} --texts {input.texts:q} --embeddings {input.embeddings:q} "
+        "python -m lanit label --options {params.options:q} --texts {params.texts:q} --embeddings {input.embeddings:q} "
         "--manifest {input.manifest:q} --output {params.folder:q} &> {log:q}"
 
 

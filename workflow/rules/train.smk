@@ -1,10 +1,5 @@
 # One training per variant, N and seed, in one process or several: gloo on CPUs, NCCL on GPUs.
 
-LEARNED, FROZEN = (
-    "|".join(variant for variant in VARIANTS if learns_prompts(variant) == learned) or "(?!)"
-    for learned in (True, False)
-)
-
 
 rule train:
     input:
@@ -24,8 +19,6 @@ rule train:
         results("logs/train/{dataset}/{variant}-n{n}-seed{seed}.log"),
     benchmark:
         results("benchmarks/train/{dataset}/{variant}-n{n}-seed{seed}.tsv")
-    wildcard_constraints:
-        variant=FROZEN,
     # The longest first: what is left over at the end is short.
     priority: lambda wildcards: PRIORITY["train" if is_labelled(wildcards.variant) else "short_train"] + int(wildcards.n) / 100
     conda:
@@ -55,15 +48,3 @@ rule train:
         "python -m lanit.training.launch --standalone --nnodes=1 --nproc-per-node=$processes "
         "-m lanit train --options {params.options:q} --manifest {input.manifest:q} {params.labels:q} "
         "{params.embeddings:q} --output {params.folder:q} --track {params.track:q}"
-
-
-# Prompts that learn leave their texts, and what became of them.
-use rule train as train_prompts with:
-    output:
-        model=run_file("model.safetensors"),
-        run=run_file("run.json"),
-        metrics=run_file("metrics.jsonl"),
-        texts=run_file("texts.safetensors"),
-        prompts=run_file("prompts.json"),
-    wildcard_constraints:
-        variant=LEARNED,
