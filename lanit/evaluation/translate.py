@@ -82,8 +82,6 @@ def run(arguments: argparse.Namespace) -> None:
     arrays = translate_pairs(translator, pairs, extractor, options.save_images, classes, keys)
     if unlabelled is not None:
         arrays["unlabelled"] = unlabelled[pairs.reference]
-        if of_target is not None:
-            arrays["unlabelled"] &= ~of_target.any(axis=1)[pairs.target]
     if isinstance(method, ClusteringMethod):
         arrays["clusters"] = find_clusters(method, translator)
     metadata = {
