@@ -1,6 +1,10 @@
-# make demo    the whole demo: from nothing to comparison tables      make test    the tests
-# make smoke   the same graph in 3 minutes                            make photos  real photos: PHOTOS=folder
+# make demo      the whole demo: from nothing to comparison tables
+# make smoke     the same graph in three minutes; its numbers mean nothing
+# make photos    real photos: PHOTOS=folder
 # make ablation  what each choice of LANIT is worth
+# make test      the test suite
+# make lint      rules, format and types of the code, and of the workflow
+# make clean     remove what one command makes again
 .DELETE_ON_ERROR:
 .PHONY: demo smoke photos ablation test lint clean help
 SHELL := bash
@@ -22,7 +26,7 @@ define where
 endef
 
 help:
-	@sed -n '1,3p' Makefile
+	@sed -n 's/^# make /make /p' Makefile
 
 demo: $(VENV)/installed
 	$(SNAKEMAKE)
@@ -45,6 +49,10 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
 # Removes what one command makes again: not the environment, no trained model of another sweep.
@@ -57,5 +65,5 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1): name another, as in make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[test,slurm]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[test,slurm,perceptual]'
 	@touch $@

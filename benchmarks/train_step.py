@@ -204,13 +204,13 @@ def perceptual(settings: dict, clip: dict, folder: Path) -> dict:
 def prepare(name: str, folder: Path) -> tuple[dict, list[str], int, dict]:
     """What trainings are told, domains, size and language options; CLIP's random weights and texts in `folder`."""
     file = "config.yaml" if name == "demo" else "workflow/configs/paper.yaml"
-    config = yaml.safe_load((ROOT / file).read_text())
+    config = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
     dataset = config["dataset"]["faces" if name == "demo" else "celeba_hq"]
     domains = dataset["domains"][:10] if name == "demo" else dataset["domains"][10]
     model = ROOT / "workflow" / "configs" / "clip-faces.json"
     if name == "paper":
         model = folder / "vit-b-32.json"
-        model.write_text(json.dumps(open_clip.get_model_config("ViT-B-32-quickgelu")))
+        model.write_text(json.dumps(open_clip.get_model_config("ViT-B-32-quickgelu")), encoding="utf-8")
     weights = folder / "clip.safetensors"
     save_file(open_clip.create_model(find_model(str(model))).state_dict(), weights)
     clip = {"model": str(model), "pretrained": str(weights)}

@@ -10,14 +10,18 @@ import difflib
 import hashlib
 import json
 import math
+import os
 import re
 import subprocess
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +77,9 @@ def read_options(text: str) -> dict[str, Any]:
     import yaml
 
     try:
-        value = yaml.safe_load(path.read_text())
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise LanitError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from None
     except yaml.YAMLError as error:
         raise LanitError(f"{path} is not valid YAML or JSON ({' '.join(str(error).split())})") from None
     if not isinstance(value, dict):
@@ -99,7 +105,7 @@ def parse(cls: type[T], values: dict[str, Any], where: str = "options") -> T:
     if not isinstance(values, dict):
         raise LanitError(f"{where} must be a mapping, not {values!r}")
     hints = typing.get_type_hints(cls, include_extras=True)
-    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
@@ -122,10 +128,25 @@ def digest(values: Any) -> str:
 
 
 def code_version() -> str:
-    """The git revision of the code that runs, `-dirty` where tracked files differ; `unknown` outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
+    """The git revision of the code that runs, `-dirty` where tracked files differ; `unknown` outside a checkout.
+
+    A copy without its `.git`, as a download is, has none, though it may lie in another repository.
+    """
+    checkout = Path(__file__).resolve().parents[1]
+    # In a hook of another repository git's own variables name that one.
+    named = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in named}
+
+    def ask(*words: str) -> str:
+        command = ["git", "-C", str(checkout), *words]
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", check=True, env=environment
+        ).stdout.strip()
+
     try:
-        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        if Path(ask("rev-parse", "--show-toplevel")) != checkout:
+            return "unknown"
+        return ask("describe", "--always", "--abbrev=12", "--dirty", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

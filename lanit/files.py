@@ -61,6 +61,23 @@ def write_whole(path: Path | str, data: bytes | str) -> None:
         part.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+def recognise(path: Path | str) -> str | None:
+    """Return what a file is that is often found in the place of weights or pictures; None where it is none of these."""
+    with open(path, "rb") as file:
+        return recognise_content(file.read(256))
+
+
+def recognise_content(head: bytes) -> str | None:
+    """Return what `recognise` does, of a file's first bytes."""
+    if not head:
+        return "empty; copy or fetch it again"
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "a Git LFS pointer, not the file itself; fetch that with `git lfs pull`"
+    if head.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page, not the file itself; fetch that by its download link"
+    return None
+
+
 @contextlib.contextmanager
 def whole(path: Path | str) -> Iterator[Path]:
     """Give the path of a file beside `path` to write; it takes the place of `path` if nothing is raised."""
@@ -68,7 +85,23 @@ def whole(path: Path | str) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield part
-        os.replace(part, path)
+        with naming(path):
+            yield part
+            os.replace(part, path)
+    except OSError as error:
+        if error.filename == str(part):
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Give errors of the system that name no file the name of this one: a write that fails does not know its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

@@ -68,6 +68,12 @@ class Score:
         """Was this translated elsewhere, by another system?"""
         return self.method == EXTERNAL
 
+    def measured(self, metric: str) -> float:
+        """The mean of a metric that every protocol tells: mFID, density or coverage."""
+        value = self.mean[metric]
+        assert value is not None, f"scores without {metric} are not read"
+        return value
+
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
@@ -145,7 +151,7 @@ def read_qualities(paths: Iterable[Path]) -> list[Quality]:
 
 def read_published() -> list[Published]:
     """The numbers printed in the LANIT paper (CVPR 2023), Tables 1 and 2; `style_aware` is Kim et al. (ICLR 2022)."""
-    text = resources.files("lanit.comparison").joinpath("published.csv").read_text()
+    text = resources.files("lanit.comparison").joinpath("published.csv").read_text(encoding="utf-8")
     return [
         Published(
             table=int(row["table"]),
@@ -165,7 +171,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """Read `metrics.jsonl`: one mapping a line; a last line that a crash cut off is left out."""
     lines = []
     try:
-        for text in Path(path).read_text().splitlines():
+        for text in Path(path).read_text(encoding="utf-8").splitlines():
             try:
                 lines.append(json.loads(text))
             except ValueError:
@@ -184,7 +190,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
         LanitError: the file is missing or holds no mapping.
     """
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise LanitError(f"{path} cannot be read ({error.strerror}); make it again with `lanit {what}`") from None
     except ValueError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lanit.catalogue import METHODS
+from lanit.comparison.drawing import load_matplotlib
 from lanit.config import LanitError
 
 if TYPE_CHECKING:
@@ -238,6 +239,7 @@ def _paste(body: Image.Image, grid: Grid, row: int, column: int, image: np.ndarr
 
 
 def _font(size: int = FONT_SIZE, bold: bool = False) -> ImageFont.FreeTypeFont:
+    load_matplotlib()
     from matplotlib import font_manager
     from PIL import ImageFont
 

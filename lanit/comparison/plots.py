@@ -12,12 +12,14 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from lanit.catalogue import METHODS
+from lanit.comparison.drawing import drawing
 from lanit.comparison.inputs import (
     Published,
     Quality,
     Score,
     dataset_name,
     features_name,
+    n_rank,
     protocol_name,
     reading_rank,
     variant_name,
@@ -34,7 +36,6 @@ COLOURS = dict(zip(METHODS, PALETTE))
 MARKERS = dict(zip(METHODS, "^Dsvo*XP"))
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = "sD^vPX*h"
-DOTS = {"s": 12, "alpha": 0.45, "linewidths": 0}  # the seeds
 GREY = "#6b6b6b"
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -84,6 +85,9 @@ class Panel:
     curves: list[Curve]
     digits: int
     share: bool = False  # between 0 and 1, shown in per cent
+
+
+LineEnd = tuple[float, Curve]  # the height of its last point
 
 
 def plot_mfid(group: Sequence[Score], published: Sequence[Published]) -> bytes:
@@ -142,7 +146,7 @@ def plot_losses(runs: Sequence[tuple[Score, list[dict[str, float]]]]) -> bytes |
     names = [name for name in keys if name not in NOT_LOSSES]
     if not names:
         return None
-    with _styled():
+    with drawing(STYLE):
         from matplotlib import colormaps
         from matplotlib.pyplot import close, subplots
 
@@ -150,7 +154,7 @@ def plot_losses(runs: Sequence[tuple[Score, list[dict[str, float]]]]) -> bytes |
         height = math.ceil(len(names) / width)
         size = (2.6 * width, 2.1 * height + 0.7)
         figure, grid = subplots(height, width, figsize=size, squeeze=False, layout="constrained")
-        counts = sorted({score.domains for score, _ in runs})
+        counts = sorted({score.domains for score, _ in runs}, key=n_rank)
         shades = colormaps["viridis"]
         colours = {n: shades(0.85 * i / max(len(counts) - 1, 1)) for i, n in enumerate(counts)}
         for axes, name in zip(grid.flat, names, strict=False):
@@ -180,17 +184,8 @@ NOT_LOSSES = {"step", "images", "seconds", "images_per_second", "learning_rate"}
 LONGEST = 60  # points of a loss curve that a small panel can show
 
 
-def _styled():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    return matplotlib.rc_context(STYLE)
-
-
 def _draw(panels: Sequence[Panel], subtitle: str, top: float | None = None) -> bytes:
     """Lines over N; or, where there are several to compare at one N alone, a row for each."""
-    from matplotlib.pyplot import close, subplots
-
     ours = [curve for panel in panels for curve in panel.curves if curve.marker and not curve.paper]
     counts = {n for curve in ours for n in curve.values}
     in_rows = len(counts) == 1 and len({curve.label for curve in ours}) > 1
@@ -198,22 +193,25 @@ def _draw(panels: Sequence[Panel], subtitle: str, top: float | None = None) -> b
         (n,) = counts
         at_n = [[curve for curve in panel.curves if n in curve.values] for panel in panels]
         panels = [dataclasses.replace(panel, curves=curves) for panel, curves in zip(panels, at_n, strict=True)]
-    with _styled():
+    with drawing(STYLE):
+        from matplotlib.pyplot import close, subplots
+
         rows = max(sum(bool(curve.marker) for curve in panel.curves) for panel in panels)
         height = 1.3 + 0.3 * rows if in_rows else 3.7
         size = (6.0 if len(panels) == 1 else 9.6, height)
         figure, grid = subplots(1, len(panels), figsize=size, squeeze=False, sharey=in_rows)
+        ends: list[tuple[Axes, list[LineEnd]]] = []
         for axes, panel in zip(grid[0], panels, strict=True):
             axes.set_title(panel.title)
             if in_rows:
                 _draw_rows(axes, panel, n)
             else:
-                _draw_lines(axes, panel, top)
+                ends.append((axes, _draw_lines(axes, panel, top)))
         subtitle += f" · N = {n}" if in_rows else ""
         figure.text(0.012, 1 - 0.055 / height, subtitle, ha="left", va="top", fontsize=8.5, color=GREY)
         figure.tight_layout(rect=(0, 0, 1, 1 - 0.15 / height), w_pad=2.5)
-        for axes in figure.axes:
-            _label_lines(axes)
+        for axes, of_axes in ends:
+            _label_lines(figure, axes, of_axes)
         data = _png(figure)
         close(figure)
         return data
@@ -235,8 +233,8 @@ def _png(figure: Figure) -> bytes:
 def _by_domains(group: Iterable[Score], metric: str) -> dict[int, list[float]]:
     values: dict[int, list[float]] = {}
     for score in group:
-        if score.mean[metric] is not None and score.domains is not None:
-            values.setdefault(score.domains, []).append(score.mean[metric])
+        if (mean := score.mean[metric]) is not None and score.domains is not None:
+            values.setdefault(score.domains, []).append(mean)
     return values
 
 
@@ -275,24 +273,25 @@ def _paper_curves(group: Sequence[Score], published: Sequence[Published], metric
     return curves
 
 
-def _draw_lines(axes: Axes, panel: Panel, top: float | None) -> None:
-    """Draw means as lines, the seeds as dots, and remember where each line's label belongs."""
+def _draw_lines(axes: Axes, panel: Panel, top: float | None) -> list[LineEnd]:
+    """Draw means as lines, the seeds as dots; return where each line's label belongs."""
     ticks: set[int] = set()
-    axes.line_ends = []
+    ends: list[LineEnd] = []
     for curve in panel.curves:
         x = sorted(curve.values)
         ticks |= set(x)
         y = [statistics.fmean(curve.values[n]) for n in x]
-        look = {"alpha": 0.75, "linewidth": 1.4, "markersize": 4.5, "markerfacecolor": "white"} if curve.paper else {}
         style = "--" if curve.paper else "-." if curve.external else "-" if curve.marker else (0, (1, 2))
-        axes.plot(
-            x, y, color=curve.color, marker="" if curve.external else curve.marker, linestyle=style, **look,
+        (line,) = axes.plot(
+            x, y, color=curve.color, marker="" if curve.external else curve.marker, linestyle=style,
             zorder=2 if curve.paper else 3, clip_on=False,
         )  # fmt: skip
+        if curve.paper:
+            line.set(alpha=0.75, linewidth=1.4, markersize=4.5, markerfacecolor="white")
         for n in x:
             if curve.marker and len(curve.values[n]) > 1:
-                axes.scatter([n] * len(curve.values[n]), curve.values[n], color=curve.color, zorder=2, **DOTS)
-        axes.line_ends.append((y[-1], curve))
+                _draw_seeds(axes, [n] * len(curve.values[n]), curve.values[n], curve.color)
+        ends.append((y[-1], curve))
     axes.set_xticks(sorted(ticks))
     axes.set_xlabel("number of candidate domains N")
     low, high = min(ticks), max(ticks)
@@ -301,6 +300,7 @@ def _draw_lines(axes: Axes, panel: Panel, top: float | None) -> None:
     if panel.share:
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
     axes.margins(y=0.1)
+    return ends
 
 
 def _draw_rows(axes: Axes, panel: Panel, n: int) -> None:
@@ -328,7 +328,7 @@ def _draw_rows(axes: Axes, panel: Panel, n: int) -> None:
             markersize=7 if own else 5.5, markerfacecolor="white" if curve.paper else colour, elinewidth=1.8, zorder=3,
         )  # fmt: skip
         if several:
-            axes.scatter(values, [place] * len(values), color=colour, zorder=2, **DOTS)
+            _draw_seeds(axes, values, [place] * len(values), colour)
         spread = f" ± {statistics.stdev(values):.{panel.digits}f}" if several else ""
         axes.text(
             1.02, place, f"{mean:.{panel.digits}f}{spread}{unit}", transform=axes.get_yaxis_transform(), va="center",
@@ -341,16 +341,17 @@ def _draw_rows(axes: Axes, panel: Panel, n: int) -> None:
     axes.margins(x=0.08)
 
 
-def _label_lines(axes: Axes) -> None:
+def _draw_seeds(axes: Axes, x: Sequence[float], y: Sequence[float], colour: str) -> None:
+    axes.scatter(x, y, s=12, color=colour, alpha=0.45, linewidths=0, zorder=2)
+
+
+def _label_lines(figure: Figure, axes: Axes, ends: Sequence[LineEnd]) -> None:
     """Write each line's name and marker beside its right end, pushed apart where two would touch."""
-    ends = sorted(getattr(axes, "line_ends", ()), key=lambda end: end[0])  # none where rows are drawn
-    if not ends:
-        return
-    figure = axes.figure
+    ends = sorted(ends, key=lambda end: end[0])
     longest = max(len(curve.label) for _, curve in ends)
     box = axes.get_position()
     room = (longest * 6.0 + 26) / (figure.get_figwidth() * 72)  # about 6 points a character at this size
-    axes.set_position([box.x0, box.y0, box.width - room, box.height])
+    axes.set_position((box.x0, box.y0, box.width - room, box.height))
     box = axes.get_position()
     width, height = box.width * figure.get_figwidth() * 72, box.height * figure.get_figheight() * 72
     low, high = axes.get_ylim()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lanit.comparison.inputs import read_json
-from lanit.comparison.render import Column, Table, text
+from lanit.comparison.render import Cell, Column, Table, text
 from lanit.config import LanitError
 
 
@@ -28,7 +28,8 @@ def _words(templates: list[dict[str, Any]]) -> Table:
         Column("Template", numeric=False), Column("Began as", numeric=False), Column("Moved by"),
         Column("Nearest words (cosine)", numeric=False),
     ]  # fmt: skip
-    rows, rules = [], set()
+    rows: list[list[Cell]] = []
+    rules: set[int] = set()
     for template in templates:
         rules.add(len(rows))
         for i, vector in enumerate(template["vectors"]):

@@ -62,7 +62,7 @@ def render_report(
     """
     import jinja2
 
-    template = resources.files("lanit.comparison").joinpath("report.html").read_text()
+    template = resources.files("lanit.comparison").joinpath("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )

@@ -95,7 +95,7 @@ def labels_csv(qualities: Sequence[Quality]) -> str:
 
 def comparison_tables(scores: Sequence[Score]) -> list[Table]:
     """Every run, one table a (dataset, setting)."""
-    tables = []
+    tables: list[Table] = []
     groups = by_setting(scores)
     for (dataset, setting), group in groups.items():
         columns = [
@@ -154,7 +154,7 @@ def comparison_tables(scores: Sequence[Score]) -> list[Table]:
 
 def variant_tables(scores: Sequence[Score], domains: int) -> list[Table]:
     """Variants at one N, one table a (dataset, setting) that has some: means over seeds, one row a variant."""
-    tables = []
+    tables: list[Table] = []
     groups = by_setting(score for score in scores if score.domains == domains)
     for (dataset, _), group in groups.items():
         variants = dict.fromkeys((score.method, score.variant) for score in group)
@@ -164,7 +164,7 @@ def variant_tables(scores: Sequence[Score], domains: int) -> list[Table]:
         rows = [[text(variant_name(*pair))] for pair in variants]
         for _, metric, scale, digits, more in VARIANT_COLUMNS:
             values = [
-                [scale * s.mean[metric] for s in group if s.variant == variant and s.mean[metric] is not None]
+                [scale * mean for s in group if s.variant == variant and (mean := s.mean[metric]) is not None]
                 for _, variant in variants
             ]
             best = _best(values, [0] * len(values), more)
@@ -214,13 +214,13 @@ def table1(scores: Sequence[Score], published: Sequence[Published], domains: int
     A variant stands below its method, and external systems, which have no N, below all; what was published stands
     beside the method itself.
     """
-    tables = []
+    tables: list[Table] = []
     for section, notes in _sections(scores):
         chosen = {dataset: [s for s in group if s.domains in (domains, None)] for dataset, group in section.items()}
         papers = {d: [p for p in published if (p.table, p.dataset, p.domains) == (1, d, domains)] for d in section}
-        variants = {(s.method, s.variant) for group in chosen.values() for s in group}
-        variants |= {(p.method, p.method) for ps in papers.values() for p in ps}
-        variants = sorted(variants, key=lambda pair: variant_rank(*pair))
+        present = {(s.method, s.variant) for group in chosen.values() for s in group}
+        present |= {(p.method, p.method) for ps in papers.values() for p in ps}
+        variants = sorted(present, key=lambda pair: variant_rank(*pair))
         columns = [Column("Method", numeric=False), Column("Supervision", numeric=False)]
         names = _names(section)
         rows = [[text(names.get((m, v)) or variant_name(m, v)), text(_supervision(m))] for m, v in variants]
@@ -239,12 +239,12 @@ def table1(scores: Sequence[Score], published: Sequence[Published], domains: int
 
 def table2(scores: Sequence[Score], published: Sequence[Published]) -> list[Table]:
     """The paper's Table 2: each method at each N, datasets as column groups, the published numbers beside ours."""
-    tables = []
+    tables: list[Table] = []
     for section, notes in _sections(scores):
         papers = {d: [p for p in published if (p.table, p.dataset) == (2, d)] for d in section}
-        keys = {(s.domains, s.method, s.variant) for group in section.values() for s in group}
-        keys |= {(p.domains, p.method, p.method) for ps in papers.values() for p in ps}
-        keys = sorted(keys, key=lambda key: (n_rank(key[0]), variant_rank(*key[1:])))
+        present = {(s.domains, s.method, s.variant) for group in section.values() for s in group}
+        present |= {(p.domains, p.method, p.method) for ps in papers.values() for p in ps}
+        keys = sorted(present, key=lambda key: (n_rank(key[0]), variant_rank(*key[1:])))
         columns = [Column("N"), Column("Method", numeric=False)]
         names = _names(section)
         rows = [[text(_or_dash(n)), text(names.get((m, v)) or variant_name(m, v))] for n, m, v in keys]
@@ -262,7 +262,7 @@ def table2(scores: Sequence[Score], published: Sequence[Published]) -> list[Tabl
 def labels_summary(qualities: Sequence[Quality]) -> Table:
     """Macro F1 of each labeller (rows) at each N (columns) on the test split, or the first where there is none."""
     counts = sorted({row.domains for row in qualities})
-    first = {}
+    first: dict[str, str] = {}
     for row in qualities:  # sorted with `test` first
         first.setdefault(row.dataset, row.split)
     chosen = [row for row in qualities if row.split == first[row.dataset]]
@@ -278,9 +278,10 @@ def labels_summary(qualities: Sequence[Quality]) -> Table:
         cells = [text(dataset_name(dataset)), text(first[dataset]), text(labeller)]
         for n in counts:
             known = {other: values.get((dataset, other, n)) for name, other in keys if name == dataset}
-            means = {other: round(statistics.fmean(f1), 3) for other, f1 in known.items() if f1}
+            means = {other: round(statistics.fmean(each), 3) for other, each in known.items() if each}
             best = len(means) > 1 and means.get(labeller) == max(means.values())
-            cells.append((Part(_spread(known[labeller], 3) if known[labeller] else DASH, best),))
+            f1 = known[labeller]
+            cells.append((Part(_spread(f1, 3) if f1 else DASH, best),))
         rows.append(cells)
     rules = {i for i in range(1, len(keys)) if keys[i][0] != keys[i - 1][0]}
     notes = ["Macro F1 is over the domains that have truth; a dash where none has. The best at each N is bold."]
@@ -357,9 +358,9 @@ def _perceptual_notes(scores: Sequence[Score]) -> list[str]:
 
 
 def _setting_note(group: Sequence[Score], dataset: str, groups: dict[tuple[str, str], list[Score]]) -> str:
-    budgets = {}
+    budgets: dict[int, dict[str, None]] = {}
     for score in group:
-        if not score.is_external:
+        if score.images_seen is not None:  # an external system has no budget
             budgets.setdefault(score.images_seen, {})[score.name] = None
     seen = "; ".join(f"{images:,} ({', '.join(names)})" for images, names in sorted(budgets.items()))
     seen = seen if len(budgets) > 1 else _count(next(iter(budgets), None))
@@ -416,7 +417,7 @@ def _names(section: Section) -> dict[tuple[str, str], str]:
 
 def _ours(group: Sequence[Score], method: str, variant: str) -> dict[str, list[float]]:
     chosen = [score for score in group if (score.method, score.variant) == (method, variant)]
-    return {metric: [score.mean[metric] for score in chosen] for metric, _ in METRICS} if chosen else {}
+    return {metric: [score.measured(metric) for score in chosen] for metric, _ in METRICS} if chosen else {}
 
 
 def _paper(rows: Sequence[Published], variant: str) -> dict[str, list[float]]:

@@ -259,4 +259,5 @@ def _draw_worn(pen: _Pen, person: _Person, has: dict[str, bool]) -> None:
 
 
 def _shade(colour: tuple[int, int, int], factor: float) -> tuple[int, int, int]:
-    return tuple(round(channel * factor) for channel in colour)
+    red, green, blue = colour
+    return round(red * factor), round(green * factor), round(blue * factor)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from lanit.config import LanitError
-from lanit.data.images import KINDS, MAX_PIXELS, describe_resize, is_image_name, read_image
+from lanit.data.images import KINDS, MAX_PIXELS, check_max_pixels, describe_resize, is_image_name, read_image
 from lanit.data.listing import Listing
 from lanit.data.names import as_text, class_name, from_disk, nfc, shown, to_disk
 from lanit.data.splits import NEEDED, SPLITS, SplitRule
@@ -59,6 +59,7 @@ class Folders:
             raise LanitError("source gives the folder val, so val_share does not apply; leave one of them out")
         if options.root is not None:
             self.rule.check_takes_test()
+        check_max_pixels(options.max_pixels)
         self.directories = given or {"": options.root}
 
     def listing(self) -> Listing:
@@ -76,12 +77,12 @@ class Folders:
                 folder = found[split][key]
                 images = list_images(directory / to_disk(folder), left_out, roots, within=folder)
                 if not images:
-                    raise LanitError(f"{shown(str(directory / folder))} holds no {KINDS} image; add some or remove it")
+                    raise LanitError(_say_empty(directory / to_disk(folder), roots))
                 paths = [f"{split}/{folder}/{name}" if split else f"{folder}/{name}" for name in images]
                 splits += self._split(split, paths, directory / folder)
                 names += paths
                 truth += [index] * len(paths)
-            notes += _loose_images(directory) + left_out.notes(directory)
+            notes += _loose_images(directory) + left_out.notes(str(directory))
         own = {as_text(folder): name for folder, name in self.options.names.items()}
         return Listing(
             splits,
@@ -181,6 +182,15 @@ def _list_classes(directory: Path, split: str) -> dict[str, str]:
     if not folders:
         raise LanitError(f"{directory} holds no class folders; put the images into one folder per class there")
     return folders
+
+
+def _say_empty(folder: Path, roots: set[Path]) -> str:
+    """Return what is to be said of a class folder without an image that is read: what it holds in their place."""
+    left_out = LeftOut()
+    list_images(folder, left_out, roots)
+    path = shown(from_disk(str(folder)))
+    held = "".join(f" ({note})" for note in left_out.notes(path))
+    return f"{path} holds no {KINDS} image{held}; add some or remove it"
 
 
 def _loose_images(directory: Path) -> list[str]:

@@ -57,6 +57,12 @@ def readable() -> tuple[tuple[str, ...], tuple[str, ...]]:
     return suffixes, formats
 
 
+def check_max_pixels(max_pixels: int) -> None:
+    """Raise LanitError unless images of some size are allowed."""
+    if max_pixels < 1:
+        raise LanitError(f"source.max_pixels must be at least 1, not {max_pixels}")
+
+
 def is_image_name(name: str) -> bool:
     """Tell whether a file name has a suffix of a kind that is read here, and is not hidden."""
     path = PurePosixPath(name)

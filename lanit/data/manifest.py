@@ -91,7 +91,7 @@ def read_card(path: Path | str) -> DatasetCard:
         LanitError: no such file, or it is no card.
     """
     try:
-        values = json.loads(Path(path).read_text())
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LanitError(f"no dataset card at {path}; run shard index to make it") from None
     except ValueError:

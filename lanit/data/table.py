@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lanit.config import LanitError
-from lanit.data.images import KINDS, MAX_PIXELS, describe_resize, read_image
+from lanit.data.images import KINDS, MAX_PIXELS, check_max_pixels, describe_resize, read_image
 from lanit.data.listing import Listing
 from lanit.data.names import as_text, class_name, shown, stem, to_disk
 from lanit.data.sheet import GROUP, SPLIT, Sheet, brief, read_sheet
@@ -63,6 +63,7 @@ class Table:
     def __init__(self, options: TableOptions) -> None:
         self.options = options
         self.rule = SplitRule(options.test_last, options.test_share, options.pretrain_share, options.val_share)
+        check_max_pixels(options.max_pixels)
 
     def listing(self) -> Listing:
         folder, options = self.options.images, self.options
@@ -77,7 +78,8 @@ class Table:
         left_out = LeftOut()
         files = _Files(list_images(folder, left_out))
         found = files.find_all(sheet)
-        notes = [*self._check_missing(sheet, found), *files.notes(sheet, found, folder), *left_out.notes(folder)]
+        notes = left_out.notes(str(folder))
+        notes = [*self._check_missing(sheet, found, notes), *files.notes(sheet, found, folder), *notes]
         there = sorted((file, i) for i, file in enumerate(found) if file is not None)
         names, truth = [file for file, _ in there], truth[[i for _, i in there]]
         groups = self._read(sheets, GROUP, files, names, columns)
@@ -112,7 +114,7 @@ class Table:
             raise LanitError(f"source.classes {what}; known are {', '.join(sheet.columns)}")
         return wanted
 
-    def _check_missing(self, sheet: Sheet, found: list[str | None]) -> list[str]:
+    def _check_missing(self, sheet: Sheet, found: list[str | None], held: list[str]) -> list[str]:
         missing = [name for name, file in zip(sheet.names, found) if file is None]
         if not missing:
             return []
@@ -121,7 +123,10 @@ class Table:
             f"{self.options.images}, the first {brief(missing[0])}"
         )
         if not self.options.allow_missing or len(missing) == len(found):
-            raise LanitError(f"{said}; add them, remove their rows, or set source.allow_missing to leave them out")
+            other = "".join(f" ({note})" for note in held)
+            raise LanitError(
+                f"{said}{other}; add them, remove their rows, or set source.allow_missing to leave them out"
+            )
         return [f"{said}: their rows are left out"]
 
     def _read(

@@ -30,7 +30,7 @@ class LeftOut:
         count, first = kinds.get(kind, (0, path))
         kinds[kind] = (count + 1, first)
 
-    def notes(self, what: Path) -> list[str]:
+    def notes(self, what: str) -> list[str]:
         """Return a sentence on each thing that was left out of the folder `what`; none where all was taken."""
         said = []
         if self.files:

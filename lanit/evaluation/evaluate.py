@@ -66,7 +66,7 @@ def run_judge(arguments: argparse.Namespace) -> None:
     images = read_small(ImageStore(arguments.manifest, SPLIT), options.size)
     judge, accuracy = train_judge(images, truth.to_numpy(bool), list(truth.columns), card.exclusive, options, device)
     save_judge(judge, arguments.output, options, accuracy)
-    worst = min(accuracy, key=accuracy.get)
+    worst = min(accuracy, key=accuracy.__getitem__)
     mean = sum(accuracy.values()) / len(accuracy)
     print(f"judge of {len(accuracy)} classes: held-out accuracy {mean:.3f}, lowest {accuracy[worst]:.3f} ({worst})")
 
@@ -134,7 +134,7 @@ def run_scores(arguments: argparse.Namespace) -> None:
             logits=made.get("logits"),
             unlabelled=made.get("unlabelled"),
         ),
-        Real(seen["features"], truth, known, seen.get("logits"), about_real["classes"], about_real["exclusive"]),
+        Real(seen["features"], truth, known, seen.get("logits"), about_real["classes"], bool(about_real["exclusive"])),
         record["domains"],
         protocol.k,
     )

@@ -13,13 +13,11 @@ from torch import Tensor
 
 from lanit.config import LanitError
 
-INCEPTION_FILE = "inception-2015-12-05.pt"  # the name under which clean-fid looks for its weights
-
 
 @dataclass(frozen=True)
 class FeatureOptions:
     kind: Literal["judge", "inception"]
-    weights: Path | None = None  # the judge; or Inception's file or its folder, and null for clean-fid's usual place
+    weights: Path | None = None  # the judge; or Inception's file or its folder, and null for the user's cache
 
 
 class Extractor(Protocol):
@@ -70,7 +68,8 @@ class JudgeExtractor:
 
         self.judge, self.device = load_judge(weights, device), device
         self.name = f"judge-{_digest(weights)}"
-        self.classes, self.exclusive = self.judge.classes, self.judge.exclusive
+        self.classes: list[str] | None = self.judge.classes
+        self.exclusive: bool | None = self.judge.exclusive
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
@@ -82,76 +81,30 @@ class JudgeExtractor:
 
 
 class InceptionExtractor:
-    """Pool features (2048) of Inception by clean-fid's resizer (PIL bicubic, float, to 299 pixels) and wrapper."""
+    """Pool features (2048) of Inception, as clean-fid takes them: Pillow's bicubic, in floats, to 299 pixels."""
 
-    classes = None
-    exclusive = None
+    classes: list[str] | None = None
+    exclusive: bool | None = None
 
     def __init__(self, weights: Path | None, device: str = "cpu"):
         from cleanfid.resize import build_resizer
 
-        path = _inception_weights(weights)
+        from lanit.evaluation.inception import SHA256, find_inception, load_inception
+
+        self.network = load_inception(find_inception(weights), device)
         self.device = device
-        self.name = f"inception-{_digest(path)}"
+        self.name = f"inception-{SHA256[:8]}"
         self.resize = build_resizer("clean")
-        self.network = _open_inception(path, device)
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
-        # One image at a time, as clean-fid resizes them; its network takes values in [0, 255].
+        # One image at a time, as clean-fid resizes them: to values in [0, 255], which may lie a little beyond.
         resized = np.stack([self.resize(image) for image in images.permute(0, 2, 3, 1).cpu().numpy()])
-        batch = torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous()
-        return self.network(batch.to(self.device)).float().cpu()
+        batch = torch.from_numpy(resized).permute(0, 3, 1, 2).contiguous().to(self.device)
+        return self.network.layers((batch - 128) / 128).flatten(1).float().cpu()
 
     def logits(self, features: Tensor) -> None:
         return None
-
-
-def _inception_weights(weights: Path | None) -> Path:
-    from cleanfid.downloads_helper import inception_url
-
-    if weights is None:
-        return _download_inception(Path("/tmp") / INCEPTION_FILE, inception_url)  # clean-fid's place, so shared with it
-    path = weights / INCEPTION_FILE if weights.is_dir() else weights
-    if path.name != INCEPTION_FILE:
-        raise LanitError(f"features.weights is {weights}; clean-fid reads a file called {INCEPTION_FILE}: rename it")
-    if not path.is_file():
-        raise LanitError(f"no Inception weights at {path}; put the file from {inception_url} there")
-    return path
-
-
-def _download_inception(path: Path, url: str) -> Path:
-    import http.client
-    import os
-    import tempfile
-
-    from cleanfid.downloads_helper import check_download_inception
-
-    if not path.is_file():
-        try:
-            # In a folder of its own, so that no other process takes a part for the whole.
-            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-                check_download_inception(folder)
-                os.replace(Path(folder) / path.name, path)
-        except (OSError, http.client.HTTPException) as error:
-            raise LanitError(
-                f"cannot download Inception's weights ({error}); put {url} at {path}, "
-                "or give its path as features.weights"
-            ) from None
-    return path
-
-
-def _open_inception(path: Path, device: str) -> torch.nn.Module:
-    from cleanfid.inception_torchscript import InceptionV3W
-
-    try:
-        network = InceptionV3W(str(path.parent), download=False, resize_inside=False)
-    except (RuntimeError, AttributeError) as error:
-        raise LanitError(
-            f"{path} is not clean-fid's TorchScript Inception ({str(error).splitlines()[0]}); "
-            "remove it and download it again"
-        ) from None
-    return network.to(device).eval()
 
 
 def _digest(path: Path) -> str:

@@ -78,7 +78,7 @@ def train_judge(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         judge = Judge(classes, exclusive, options.size, options.width)
-    judge.to(device, memory_format=torch.channels_last)
+    judge.to(device).to(memory_format=torch.channels_last)
     _fit(judge, images, torch.tensor(truth), torch.from_numpy(rest), options, device)
     judge.eval()
     with torch.inference_mode():

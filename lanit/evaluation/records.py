@@ -22,7 +22,7 @@ def read_run(folder: Path) -> dict[str, Any]:
     """
     path = Path(folder) / "run.json"
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LanitError(f"no run.json in {folder}; give the folder of a finished training") from None
     except ValueError:

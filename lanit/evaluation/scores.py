@@ -47,7 +47,7 @@ class Real:
     known: list[str]  # names of the columns of `truth`
     logits: NDArray[np.float32] | None = None  # (n, K), from a judge
     judged: list[str] | None = None  # names of the columns of all logits
-    exclusive: bool | None = None  # does the judge take classes to be exclusive?
+    exclusive: bool = False  # does the judge take classes to be exclusive?
 
 
 def decide(logits: NDArray, exclusive: bool) -> NDArray[np.bool_]:
@@ -107,6 +107,7 @@ def score(translations: Translations, real: Real, domains: list[str], k: int) ->
 def _judge_rates(translations: Translations, real: Real, rows: NDArray[np.bool_], name: str) -> dict[str, float | None]:
     if translations.logits is None:
         return {"hit_rate": None, "source_rate": None, "kept_rate": None}
+    assert real.logits is not None and real.judged is not None, "both were judged"
     if name not in real.judged:
         raise LanitError(f"the judge does not know the class {name!r} but only {', '.join(real.judged)}; train it anew")
     column = real.judged.index(name)
@@ -115,14 +116,16 @@ def _judge_rates(translations: Translations, real: Real, rows: NDArray[np.bool_]
     return {
         "hit_rate": float(seen[:, column].mean()),
         "source_rate": float(before[:, column].mean()),
-        "kept_rate": None if real.exclusive else _kept(seen, translations, real, rows, column),
+        "kept_rate": None if real.exclusive else _kept(seen, translations, real, real.judged, rows, column),
     }
 
 
-def _kept(seen: NDArray, translations: Translations, real: Real, rows: NDArray, column: int) -> float | None:
+def _kept(
+    seen: NDArray, translations: Translations, real: Real, judged: list[str], rows: NDArray, column: int
+) -> float | None:
     # A judge of another dataset may know classes that this truth does not.
-    others = [j for j, name in enumerate(real.judged) if j != column and name in real.known]
-    truth = real.truth[:, [real.known.index(real.judged[j]) for j in others]]
+    others = [j for j, name in enumerate(judged) if j != column and name in real.known]
+    truth = real.truth[:, [real.known.index(judged[j]) for j in others]]
     source, reference = truth[translations.source[rows]], truth[translations.reference[rows]]
     seen, agreed = seen[:, others], source == reference
     return float((seen == source)[agreed].mean()) if agreed.any() else None

@@ -16,6 +16,7 @@ from lanit.data.names import nfc
 from lanit.evaluation.pixels import at_least_one, method_labels, translate_images
 from lanit.evaluation.protocols import Pairs, Protocol, class_columns, draw_pairs, draw_picture_rows
 from lanit.evaluation.records import domain_names, read_run, read_split_truth
+from lanit.files import whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,6 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
     if options.batch < 1 or options.picture_sources < 1:
         raise LanitError("translate.batch and translate.picture_sources must be at least 1")
 
+    import numpy as np
+
     from lanit.data.batches import ImageStore
     from lanit.evaluation.features import FeatureOptions, choose_device, load_extractor
     from lanit.files import write_tensors
@@ -79,7 +82,8 @@ def run(arguments: argparse.Namespace) -> None:
     pairs = draw_pairs(truth, known, classes, options.protocol)
     store = ImageStore(arguments.manifest, split)
     translator = Translator(method, store, labels, options.batch, device, of_target)
-    arrays = translate_pairs(translator, pairs, extractor, options.save_images, classes, keys)
+    files = None if options.save_images is None else name_files(options.save_images, pairs, classes, keys)
+    arrays = translate_pairs(translator, pairs, extractor, files)
     if unlabelled is not None:
         arrays["unlabelled"] = unlabelled[pairs.reference]
     if isinstance(method, ClusteringMethod):
@@ -115,6 +119,8 @@ def style_labels(
     Raises:
         LanitError: the labels are of other images, other domains or not of the method's supervision.
     """
+    import numpy as np
+
     from lanit.language.pseudo_labels import check_supervision, read_labels
 
     labels = read_labels(folder, split)
@@ -126,7 +132,7 @@ def style_labels(
             f"the run's are {', '.join(domains)}; give the labels that it was trained with"
         )
     check_supervision(labels, folder, name)
-    return at_least_one(method, labels.labels, labels.similarities), ~labels.labels.any(axis=1)
+    return at_least_one(method, labels.labels, labels.similarities), ~np.any(labels.labels, axis=1)
 
 
 def target_labels(method: LabelledMethod, classes: list[str], domains: list[str]) -> NDArray[np.bool_]:
@@ -197,12 +203,7 @@ class Translator:
 
 
 def translate_pairs(
-    translator: Translator,
-    pairs: Pairs,
-    extractor: Extractor,
-    folder: Path | None = None,
-    classes: list[str] | None = None,
-    keys: list[str] | None = None,
+    translator: Translator, pairs: Pairs, extractor: Extractor, files: list[Path] | None = None
 ) -> dict[str, NDArray]:
     """Translate each source with its reference's style, and extract features; styles are computed once a reference.
 
@@ -210,7 +211,7 @@ def translate_pairs(
         translator: of one run.
         pairs: what to translate.
         extractor: of the features.
-        folder: where to save each translation as PNG as well, named by `classes` and the images' `keys`.
+        files: where to save each translation as PNG as well.
 
     Returns:
         `features` (M, D) and, from a judge, `logits` (M, K) float32; `source`, `reference`, `target` int64 (M,).
@@ -225,15 +226,24 @@ def translate_pairs(
     for chosen in _batches(np.arange(len(pairs.source)), translator.batch):
         images = translator.translate(pairs.source[chosen], styles[torch.from_numpy(place[chosen])])
         features.append(extractor.features(images))
-        logits.append(extractor.logits(features[-1]))
-        if folder is not None:
+        if (judged := extractor.logits(features[-1])) is not None:
+            logits.append(judged)
+        if files is not None:
             for i, image in zip(chosen, images):
-                name = f"{i:06d}-{keys[pairs.source[i]]}-{keys[pairs.reference[i]]}.png"
-                _save(image, folder / classes[pairs.target[i]].replace("/", "_") / name)
+                _save(image, files[i])
     arrays = {"features": torch.cat(features).numpy()}
-    if logits[0] is not None:
+    if logits:
         arrays["logits"] = torch.cat(logits).numpy()
     return arrays | {"source": pairs.source, "reference": pairs.reference, "target": pairs.target}
+
+
+def name_files(folder: Path, pairs: Pairs, classes: list[str], keys: list[str]) -> list[Path]:
+    """The file of each translation: in a folder for its class, named by its place and the two images' keys."""
+    each = enumerate(zip(pairs.source, pairs.reference, pairs.target))
+    return [
+        folder / classes[target].replace("/", "_") / f"{i:06d}-{keys[source]}-{keys[reference]}.png"
+        for i, (source, reference, target) in each
+    ]
 
 
 def find_clusters(method: ClusteringMethod, translator: Translator) -> NDArray[np.int64]:
@@ -291,5 +301,5 @@ def _pixels(images: list[Tensor]) -> NDArray[np.uint8]:
 def _save(image: Tensor, path: Path) -> None:
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(path)
+    with whole(path) as part:
+        Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(part, "PNG")

@@ -1,42 +1,33 @@
 """CLIP, frozen: an image tower E_V and a text tower E_L through open_clip.
 
-A model is named by its open_clip name or by the path of its JSON configuration, its weights by an open_clip tag or by
-the path of a checkpoint. Nothing is guessed: where name, weights and configuration do not go together, loading ends
-with one sentence. A checkpoint does not tell its activation: OpenAI's weights need QuickGELU. For a tag, open_clip's
-own table says so and is obeyed; for a checkpoint file the model's name decides (`ViT-B-32-quickgelu`, not `ViT-B-32`).
+A model is named by its open_clip name, by the path of its JSON configuration, or by a folder as the Hub has it; its
+weights by an open_clip tag, or by the path of a checkpoint. Nothing is guessed: where name, weights, preprocessing and
+tokenizer do not go together, or something does not tell what it should, loading ends with one sentence (see
+`lanit.language.clip_files`).
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-import os
-import pickle
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
 import open_clip
 import torch
-from open_clip.factory import load_state_dict
-from open_clip.pretrained import download_pretrained
-from safetensors import SafetensorError
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lanit.config import LanitError
+from lanit.failures import is_out_of_memory
+from lanit.language.clip_files import OPEN_CLIP_DEFAULT, ClipFiles, Preprocessing, find_clip_files
+from lanit.language.clip_files import find_model as find_model
+from lanit.language.clip_options import HUB_CONFIG, TOKENIZER, ClipOptions
+from lanit.language.clip_weights import first_lines
 
-
-@dataclass(frozen=True)
-class ClipOptions:
-    """Which CLIP, and with which weights."""
-
-    model: str  # an open_clip name ("ViT-B-32"), or the path of a JSON configuration
-    pretrained: str  # an open_clip tag ("openai"), or the path of a checkpoint (.safetensors, or weights-only .pt)
-    # How images come to the tower's size: with antialias, as CLIP was trained, or from corner to corner and without it,
-    # as in LANIT's released code.
-    resize: Literal["antialias", "corners"] = "antialias"
+Towers: TypeAlias = open_clip.CLIP | open_clip.CustomTextCLIP | open_clip.CoCa
 
 
 class Clip(nn.Module):
@@ -46,16 +37,25 @@ class Clip(nn.Module):
         width: k, the number of dimensions that images and texts share.
         logit_scale: the learned factor on the cosine (1 / temperature).
         image_size: height and width of the image tower's input in pixels.
+        digest: of what it was made of (see `ClipFiles`), or None.
     """
 
-    def __init__(self, towers: nn.Module, tokenizer: Any, width: int) -> None:
+    def __init__(
+        self,
+        towers: Towers,
+        tokenizer: Any,
+        width: int,
+        preprocessing: Preprocessing = OPEN_CLIP_DEFAULT,
+        digest: str | None = None,
+    ) -> None:
         super().__init__()
         self.towers = towers.requires_grad_(False)
         self.tokenizer = tokenizer
         self.width = width
         self.logit_scale = float(towers.logit_scale.exp())
-        self.pixels = Pixels(towers)
+        self.pixels = Pixels(towers, preprocessing)
         self.image_size = self.pixels.size
+        self.digest = digest
         self.eval()
 
     def train(self, mode: bool = True) -> Clip:
@@ -102,16 +102,17 @@ class Pixels(nn.Module):
     """
 
     resize = "antialias"  # see ClipOptions
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self, towers: nn.Module) -> None:
+    def __init__(self, towers: Towers, preprocessing: Preprocessing = OPEN_CLIP_DEFAULT) -> None:
         super().__init__()
-        preprocessing = towers.visual.preprocess_cfg
         size = towers.visual.image_size
         self.size = (size, size) if isinstance(size, int) else tuple(size)
-        self.interpolation = preprocessing["interpolation"]
+        self.interpolation = preprocessing.interpolation
         device = towers.logit_scale.device
         # For y = (x + 1) / 2: (y − mean) / std = (x − (2 mean − 1)) / (2 std).
-        mean, std = torch.tensor(preprocessing["mean"]), torch.tensor(preprocessing["std"])
+        mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
         self.register_buffer("mean", (2 * mean - 1).view(1, 3, 1, 1).to(device), persistent=False)
         self.register_buffer("std", (2 * std).view(1, 3, 1, 1).to(device), persistent=False)
 
@@ -130,102 +131,106 @@ def load_clip(options: ClipOptions, device: str | torch.device = "cpu") -> Clip:
     """Load a CLIP with float32 weights, frozen, onto `device`.
 
     Raises:
-        LanitError: no such model, no such weights, weights that do not fit, or a file that cannot be read.
+        LanitError: no such model, no such weights, weights that do not fit, a file that cannot be read, or a tokenizer
+            that is not here.
     """
-    name = find_model(options.model)
-    tag = open_clip.get_pretrained_cfg(name, options.pretrained)
-    path = _tagged(name, options.pretrained, tag) if tag else _local(name, options.pretrained)
-    shapes = _read_shapes(path)
-    try:
-        towers = open_clip.create_model(
-            name,
-            pretrained=options.pretrained if tag else str(path),
-            precision="fp32",
-            device=device,
-            force_quick_gelu=bool(tag.get("quick_gelu")),
-        )
-    except (RuntimeError, KeyError, AttributeError) as error:
-        problem = _first_lines(error)
-        raise LanitError(f"the checkpoint {path} does not fit the model {options.model}: {problem}") from None
-    for key, value in towers.state_dict().items():  # open_clip resizes position embeddings that do not fit, silently
-        if key in shapes and value.numel() > 1 and tuple(value.shape) != shapes[key]:
-            raise LanitError(
-                f"the checkpoint {path} does not fit the model {options.model}: {key} has shape {shapes[key]} in the "
-                f"checkpoint and {tuple(value.shape)} in the model; give the configuration that it was trained with"
-            )
-    clip = Clip(towers, open_clip.get_tokenizer(name), open_clip.get_model_config(name)["embed_dim"])
+    files = find_clip_files(options)
+    tokenizer = _load_tokenizer(files)  # before the time that weights take
+    towers = _build(files)
+    _fill(towers, files)
+    clip = Clip(towers.to(device), tokenizer, files.config["embed_dim"], files.preprocessing, files.digest)
     clip.pixels.resize = options.resize
     return clip
 
 
-def find_model(model: str) -> str:
-    """Return the open_clip name of a model, after registering it if it is the path of a JSON configuration.
-
-    Raises:
-        LanitError: there is no such name or file, or the file is not a configuration.
-    """
-    if not model.endswith(".json"):
-        if model not in open_clip.list_models():
-            close = difflib.get_close_matches(model, open_clip.list_models(), n=3, cutoff=0.5)
-            hint = f"did you mean {' or '.join(close)}?" if close else "`open_clip.list_models()` lists them"
+def _build(files: ClipFiles) -> Towers:
+    """The towers with random weights, as `open_clip.create_model` makes them of a name."""
+    config = copy.deepcopy(files.config)
+    named = config["text_cfg"].get("hf_model_name")
+    custom = config.pop("custom_text", False) or named
+    kind = (open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP) if custom else open_clip.CLIP
+    if named:  # a transformer of the Hub, whose shape its own configuration tells; its weights are in ours
+        beside = files.text_config()
+        config["text_cfg"] |= {"hf_model_name": str(beside.parent) if beside else named, "hf_model_pretrained": False}
+    if "timm_model_name" in config["vision_cfg"]:
+        config["vision_cfg"]["timm_model_pretrained"] = False
+    try:
+        return kind(**config)
+    except Exception as error:  # of open_clip, timm and transformers, for whatever a configuration may hold
+        if is_out_of_memory(error):
+            raise
+        problem = first_lines(error)
+        if named:
             raise LanitError(
-                f"open_clip has no model {model!r}; {hint} (a model of your own is the path of its .json configuration)"
+                f"the text tower of {files.model} is {named} of the Hugging Face Hub, which cannot be made here "
+                f"({problem}); put its config.json beside the weights, into {_place(files)}, and install the package "
+                "transformers"
+            ) from None
+        raise LanitError(
+            f"open_clip cannot make the model {files.model} ({type(error).__name__}: {problem}); see its model_configs"
+        ) from None
+
+
+def _fill(towers: Towers, files: ClipFiles) -> None:
+    """Give the towers their weights: every tensor of the one has its place and shape in the other."""
+    state = convert_state_dict(towers, files.weights.state)  # Apple's names
+    if not hasattr(towers, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)  # open_clip's own, older ones
+    own = towers.state_dict()
+    if "logit_bias" in own:  # a sigmoid loss's, to no cosine's use: zero where a model was trained with another loss
+        state.setdefault("logit_bias", torch.zeros_like(own["logit_bias"]))
+    for name in ("logit_scale", "logit_bias"):  # numbers, or lists of one number
+        if name in state and name in own and state[name].numel() == 1:
+            state[name] = state[name].reshape(own[name].shape)
+    state.pop("text.transformer.embeddings.position_ids", None)  # no weights, and in older files alone
+    missing, unneeded = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    shapes = [name for name in own if name in state and state[name].shape != own[name].shape]
+    if missing or unneeded or shapes:
+        problems = [f"{len(names)} tensors are {what} ({names[0]}, …)" for names, what in (
+            (missing, "missing from it"), (unneeded, "more than the model has")) if names]  # fmt: skip
+        if shapes:
+            theirs, ours = tuple(state[shapes[0]].shape), tuple(own[shapes[0]].shape)
+            problems.append(f"{shapes[0]} has shape {theirs} in the checkpoint and {ours} in the model")
+        advice = "give the model or configuration that it was trained as"
+        if any(name.startswith("vision_model.") for name in state):
+            advice = "its names are those of transformers: fetch open_clip_model.safetensors, open_clip's form of it"
+        raise LanitError(
+            f"the checkpoint {files.weights.path} does not fit the model {files.model}: {', '.join(problems)}; {advice}"
+        )
+    towers.load_state_dict(state)
+
+
+def _load_tokenizer(files: ClipFiles) -> Any:
+    text = files.config["text_cfg"]
+    length, options = text.get("context_length", DEFAULT_CONTEXT_LENGTH), text.get("tokenizer_kwargs")
+    name = text.get("hf_tokenizer_name")
+    if not name:
+        tokenizer = open_clip.SimpleTokenizer(context_length=length, **options or {})
+        if text.get("vocab_size", tokenizer.vocab_size) < tokenizer.vocab_size:
+            raise LanitError(
+                f"the text tower of {files.model} knows {text['vocab_size']} tokens, and open_clip's tokenizer has "
+                f"{tokenizer.vocab_size}; give the name of its own as text_cfg.hf_tokenizer_name in the configuration"
             )
-        return model
-    path = Path(model)
-    if not path.is_file():
-        raise LanitError(f"no CLIP configuration at {model}; give an open_clip name or the path of its JSON file")
+        return tokenizer
+    own = files.tokenizer_files()
+    source = str(own[0].parent) if own else name
     try:
-        config = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise LanitError(f"the CLIP configuration {model} is not valid JSON ({error})") from None
-    given = config if isinstance(config, dict) else {}
-    lacking = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in given]
-    if lacking:
-        raise LanitError(f"the CLIP configuration {model} lacks {', '.join(lacking)}; see open_clip's model_configs")
-    if open_clip.get_model_config(path.stem) != config:  # the registry is rescanned at each addition
-        open_clip.add_model_config(path)
-    return path.stem
-
-
-def _tagged(name: str, tag: str, settings: dict[str, Any]) -> Path:
-    """Return the file of published weights, from open_clip's cache or the network."""
-    try:
-        return Path(download_pretrained(settings))
-    except (OSError, RuntimeError, ValueError) as error:  # network and hub errors derive from these
-        repository = settings.get("hf_hub", "").rstrip("/")
-        source = f"open_clip_model.safetensors of {repository} (Hugging Face Hub)" if repository else settings["url"]
-        model = f"{name}-quickgelu" if settings.get("quick_gelu") and not name.endswith("-quickgelu") else name
+        return HFTokenizer(source, context_length=length, tokenizer_mode=text.get("tokenizer_mode"), **options or {})
+    except ModuleNotFoundError as error:
         raise LanitError(
-            f"the weights {tag!r} of {name} are neither in the cache nor to be downloaded ({_first_lines(error)}); "
-            f"fetch {source} on another machine, and give clip.pretrained its path and clip.model {model!r}"
+            f"the words of {files.model} are cut by the tokenizer {name} of the Hugging Face Hub, which the Python "
+            f"package {error.name} reads, and that is not here; pip install {error.name}"
+        ) from None
+    except Exception as error:  # of transformers and the Hub's client: no file, no network, damaged files, a package
+        if is_out_of_memory(error):
+            raise
+        where = f"{source} does not hold" if own else "neither the network nor a cache has"
+        raise LanitError(
+            f"the words of {files.model} are cut by the tokenizer {name} of the Hugging Face Hub, which {where} in a "
+            f"form that can be read ({first_lines(error)}); put its files ({', '.join(TOKENIZER[:3])}, …) beside the "
+            f"weights, into {_place(files)}"
         ) from None
 
 
-def _local(name: str, pretrained: str) -> Path:
-    path = Path(pretrained)
-    if path.is_file():
-        return path
-    if path.suffix or os.sep in pretrained:
-        raise LanitError(f"no CLIP checkpoint at {pretrained}; put the weights of {name} there or give their path")
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    close = difflib.get_close_matches(pretrained, tags, n=1)
-    known = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(tags)}" if tags else "it has none"
-    raise LanitError(f"{name} has no weights tagged {pretrained!r}; {known} (your own are given by their path)")
-
-
-def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a checkpoint's tensors under open_clip's names."""
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-        return {key: tuple(value.shape) for key, value in state.items()}
-    except (RuntimeError, pickle.UnpicklingError, SafetensorError, EOFError, StopIteration, AttributeError) as error:
-        raise LanitError(
-            f"{path} cannot be read as CLIP weights ({_first_lines(error)}); give a .safetensors file or a PyTorch "
-            "file that holds weights only (OpenAI's own .pt files hold code)"
-        ) from None
-
-
-def _first_lines(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:240].rstrip(":;. ") or type(error).__name__
+def _place(files: ClipFiles) -> str:
+    return str(files.folders[-1]) if files.folders else f"a folder with the weights and {HUB_CONFIG}, and give that"

@@ -13,6 +13,7 @@ from lanit.config import LanitError
 from lanit.files import write_tensors
 from lanit.language.clip import ClipOptions, load_clip
 from lanit.language.prompts import base_features, check_prompts, text_features
+from lanit.language.pseudo_labels import Texts, write_texts
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,17 @@ class ImagesOptions:
 
 
 def embed_texts(options: TextsOptions, output: Path) -> None:
-    """Write `domains` (N, k) and `base` (k,), float32 and L2-normalised, with the domains' names as metadata."""
+    """Write `domains` (N, k) and `base` (k,), float32 and L2-normalised; metadata: their names, and CLIP's digest."""
     check_prompts(options.domains, options.templates)  # before the time that loading takes
     clip = load_clip(options.clip)
     with torch.inference_mode():
         domains = text_features(clip, options.domains, options.templates)
         base = base_features(clip, options.templates)
-    write_tensors(output, {"domains": domains.numpy(), "base": base.numpy()}, {"names": list(options.domains)})
+    write_texts(Texts(tuple(options.domains), domains.numpy(), base.numpy(), clip.digest), output)
 
 
 def embed_images(options: ImagesOptions, shard: Path, output: Path) -> None:
-    """Write `embeddings` (n, k), float32 and L2-normalised, of a shard's images, with their keys as metadata."""
+    """Write `embeddings` (n, k), float32 and L2-normalised, of a shard's images; metadata: keys, CLIP's digest."""
     from lanit.data.tars import stream
 
     if options.batch < 1:
@@ -55,7 +56,7 @@ def embed_images(options: ImagesOptions, shard: Path, output: Path) -> None:
             pixels = torch.from_numpy(images).to(clip.pixels.mean.device).permute(0, 3, 1, 2).float() / 127.5 - 1
             embeddings.append(clip.encode_image(pixels).cpu().numpy())
             keys += names
-    write_tensors(output, {"embeddings": np.concatenate(embeddings)}, {"keys": keys})
+    write_tensors(output, {"embeddings": np.concatenate(embeddings)}, {"keys": keys, "clip": clip.digest})
 
 
 def _batches(samples: Iterator[tuple[str, np.ndarray]], size: int) -> Iterator[tuple[list[str], np.ndarray]]:

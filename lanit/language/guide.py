@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from lanit.config import LanitError, parse
 from lanit.files import whole, write_whole
 from lanit.language import pseudo_labels
+from lanit.language.clip_options import WEIGHT_SUFFIXES
 from lanit.language.pseudo_labels import LabellerOptions
 
 if TYPE_CHECKING:  # a trained run is read without CLIP
@@ -69,6 +71,7 @@ class Guide:
                 f"{path} holds texts of {self.texts.shape[1]} dimensions and the CLIP {self.clip.width}; "
                 "give language.clip the CLIP that made the labels"
             )
+        pseudo_labels.check_clip(Path(options.clip["model"]), self.clip.digest, texts, path)
         self.prompts = Prompts(self.clip, domains, options.templates) if options.prompts == "learned" else None
         if self.prompts is not None:
             with torch.no_grad():
@@ -115,46 +118,57 @@ def write_language(
         changes: of the labels (see `label_changes`), where prompts learned.
     """
     folder, features = Path(folder), texts.detach().float().cpu().numpy()
-    pseudo_labels.write_texts(
-        pseudo_labels.Texts(tuple(domains), features[:-1], features[-1]), folder / "texts.safetensors"
-    )
+    made_by = carry_clip(clip, folder)
+    written = pseudo_labels.Texts(tuple(domains), features[:-1], features[-1], made_by)
+    pseudo_labels.write_texts(written, folder / "texts.safetensors")
     if prompts is not None:
         told = {"templates": prompts.describe(), "labels": changes}
         write_whole(folder / "prompts.json", json.dumps(told, indent=2, ensure_ascii=False) + "\n")
-    carry_clip(clip, folder)
 
 
-def carry_clip(clip: dict[str, Any], folder: Path) -> None:
-    """Put a CLIP's local files into the folder of a run, as `clip.json` and `clip` with the checkpoint's suffix.
+def carry_clip(clip: dict[str, Any], folder: Path) -> str | None:
+    """Put a CLIP's local files into the folder of a run, and return its digest (see `ClipFiles`).
 
-    Weights are linked where the file system can. The configuration is copied: people edit theirs in place.
+    They are `clip.json`, as the Hub has it: the architecture, the preprocessing and the activation that were chosen;
+    `clip` with the checkpoint's suffix, linked where the file system can; and of the Hub's tokenizer and text tower
+    what lay beside them. Of public weights nothing is carried. Where the files have gone since, that is said: the run
+    is whole without.
     """
-    import open_clip
+    from lanit.language.clip_files import find_clip_files
+    from lanit.language.clip_options import ClipOptions
 
-    name, pretrained = clip["model"], Path(clip["pretrained"])
-    if name.endswith(".json"):
-        with whole(Path(folder) / "clip.json") as part:
-            shutil.copyfile(name, part)
-        name = Path(name).stem
-    tag = open_clip.get_pretrained_cfg(name, clip["pretrained"])  # goes before a file of the same name, as in load_clip
-    if pretrained.is_file() and not tag:
-        with whole(Path(folder) / f"clip{pretrained.suffix}") as part:
-            try:
-                os.link(pretrained.resolve(), part)
-            except OSError:  # another file system, or one without links
-                shutil.copyfile(pretrained, part)
+    try:
+        files = find_clip_files(parse(ClipOptions, clip, "language.clip"))
+    except LanitError as error:
+        print(f"warning: {folder} does not carry its CLIP: {error}", file=sys.stderr, flush=True)
+        return None
+    if files.public:
+        return files.digest
+    weights = files.weights.path
+    suffix = weights.suffix if weights.suffix in WEIGHT_SUFFIXES else ".safetensors"
+    write_whole(Path(folder) / "clip.json", files.describe())
+    with whole(Path(folder) / f"clip{suffix}") as part:
+        try:
+            os.link(weights.resolve(), part)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(weights, part)
+    beside = files.text_config()
+    for file in [*files.tokenizer_files(), *([beside] if beside else [])]:
+        with whole(Path(folder) / file.name) as part:
+            shutil.copyfile(file, part)
+    return files.digest
 
 
 def find_clip(folder: Path, clip: dict[str, Any]) -> dict[str, Any]:
-    """Return the options of a run's CLIP with the files that the run carries in place of the paths given then."""
+    """Return the options of a run's CLIP, with the files that the run carries in place of what was given then."""
     config = Path(folder) / "clip.json"
-    weights = Path(folder) / f"clip{Path(clip['pretrained']).suffix}"
-    found = dict(clip)
-    if config.is_file():
-        found["model"] = str(config)
-    if weights.is_file():
-        found["pretrained"] = str(weights)
-    return found
+    weights = [path for suffix in WEIGHT_SUFFIXES if (path := Path(folder) / f"clip{suffix}").is_file()]
+    if config.is_file() and weights:
+        carried = {"model": str(config), "pretrained": str(weights[0])}
+        carried |= {"resize": clip["resize"]} if "resize" in clip else {}
+        # Of runs of earlier versions it is the architecture alone.
+        return carried if "model_cfg" in json.loads(config.read_text(encoding="utf-8")) else clip | carried
+    return clip | ({"pretrained": str(weights[0])} if weights else {})
 
 
 def label_changes(before: np.ndarray, after: np.ndarray, domains: Sequence[str]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from lanit.language.pseudo_labels import (
     LabellerOptions,
     Labels,
     Texts,
+    check_clip,
     check_labeller,
     choose,
     label,
@@ -70,7 +71,7 @@ def make_labels(
         if texts_path is None or not embeddings:
             raise LanitError(f"the labeller {options.labeller.kind} needs --texts and --embeddings")
         texts = choose(read_texts(texts_path), options.domains)
-        rows = _read_embeddings(embeddings, texts_path, width=len(texts.base))
+        rows = _read_embeddings(embeddings, texts_path, texts)
         made = _by_split(rows, texts, options.labeller, manifest)
     quality: dict[str, Any] = {
         "labeller": {key: value for key, value in dataclasses.asdict(options.labeller).items() if value is not None},
@@ -95,8 +96,9 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"{split}: {values['images']} images, {values['mean_labels']:.2f} labels an image{macro}")
 
 
-def _read_embeddings(paths: Sequence[Path], texts_path: Path, width: int) -> dict[str, np.ndarray]:
+def _read_embeddings(paths: Sequence[Path], texts_path: Path, texts: Texts) -> dict[str, np.ndarray]:
     rows: dict[str, np.ndarray] = {}
+    width = len(texts.base)
     for path in paths:
         arrays, metadata = read_tensors(path, ("embeddings", "keys"), "lanit embed")
         embeddings = arrays["embeddings"]
@@ -105,6 +107,7 @@ def _read_embeddings(paths: Sequence[Path], texts_path: Path, width: int) -> dic
                 f"{path} holds embeddings of {embeddings.shape[1]} dimensions and {texts_path} texts of {width}; "
                 "make both with the same CLIP"
             )
+        check_clip(path, metadata.get("clip"), texts, texts_path)
         for key, row in zip(metadata["keys"], embeddings, strict=True):
             if key in rows:
                 raise LanitError(f"{path} embeds the image {key} a second time; give the embeddings of each shard once")

@@ -75,7 +75,10 @@ class _Frozen:
                 "no template has a word before {}, so that there is nothing to learn; begin a template with words, "
                 "such as 'a photo of {}.', or set prompts: frozen"
             )
-        rows, columns, places, offset = [], [], [], 0
+        rows: list[int] = []
+        columns: list[int] = []
+        places: list[int] = []
+        offset = 0
         for t, words in enumerate(self.learned):
             for row in range(t, len(prompts), len(templates)):
                 if tokens[row, first : first + len(words)].tolist() != words:
@@ -93,8 +96,8 @@ class _Frozen:
         self.rows, self.columns, self.places = (torch.tensor(i, device=device) for i in (rows, columns, places))
         with torch.no_grad():
             self.embedded = self.tower.token_embedding(tokens)  # (P, S, W)
-            words = torch.tensor(sum(self.learned, []), device=device)
-            self.start = self.tower.token_embedding(words)  # (sum of L, W)
+            learned = torch.tensor(sum(self.learned, []), device=device)
+            self.start = self.tower.token_embedding(learned)  # (sum of L, W)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Frozen:
         return self
@@ -138,7 +141,7 @@ class _Frozen:
         return text_global_pool(places[..., None], tokens, *_pooling(self.tower))[:, 0]
 
 
-def _text_tower(clip: Clip) -> nn.Module:
+def _text_tower(clip: Clip) -> open_clip.CLIP | TextTransformer:
     """Return the module that holds the parts of the text transformer: the model itself, or its `text`."""
     towers = clip.towers
     if isinstance(towers, open_clip.CLIP):
@@ -152,7 +155,7 @@ def _text_tower(clip: Clip) -> nn.Module:
     )
 
 
-def _pooling(tower: nn.Module) -> tuple[str, int]:
+def _pooling(tower: open_clip.CLIP | TextTransformer) -> tuple[str, int]:
     """Return the tower's way of pooling, and its end-of-text token."""
     if isinstance(tower, open_clip.CLIP):
         return tower.text_pool_type, tower.text_eos_id

@@ -24,12 +24,14 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lanit.config import LanitError
 from lanit.files import write_tensors
 from lanit.language.clip import Pixels, find_model
+from lanit.language.clip_files import OPEN_CLIP_DEFAULT
 from lanit.language.prompts import check_templates, fill
 
 SPLIT = "pretrain"  # the only split whose truth may teach a CLIP: nothing is scored on it
@@ -74,10 +76,10 @@ def pretrain(options: PretrainOptions, manifest: Path, output: Path) -> None:
     images = ImageStore(manifest, SPLIT).read(np.arange(len(truth)))
     print(f"{len(truth)} images, {len(names)} attributes, {options.steps} steps of {options.batch}", flush=True)
     towers = train_towers(options, images, truth[names].to_numpy(bool), names)
-    _save(towers, Path(output))
+    _save(towers, open_clip.get_model_config(find_model(options.model)), Path(output))
 
 
-def train_towers(options: PretrainOptions, images: Tensor, truth: np.ndarray, names: Sequence[str]) -> nn.Module:
+def train_towers(options: PretrainOptions, images: Tensor, truth: np.ndarray, names: Sequence[str]) -> open_clip.CLIP:
     """Return the trained open_clip model.
 
     Args:
@@ -86,13 +88,21 @@ def train_towers(options: PretrainOptions, images: Tensor, truth: np.ndarray, na
         names: the K attributes, as captions name them.
     """
     name = find_model(options.model)
+    text = open_clip.get_model_config(name)["text_cfg"]
+    if text.get("hf_tokenizer_name"):
+        raise LanitError(
+            f"the words of {options.model} are cut by {text['hf_tokenizer_name']}, and a CLIP is trained here with "
+            "open_clip's own tokenizer alone; choose another model"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         towers = open_clip.create_model(name).train()
         # Words as loud as they are to stay: at open_clip's start their places in the text outweigh them.
         nn.init.normal_(towers.token_embedding.weight, std=0.2)
     towers.visual.to(memory_format=torch.channels_last)  # a third less time on the CPU
-    tokens = Tokens(open_clip.get_tokenizer(name), options, names)
+    length = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
+    tokenizer = open_clip.SimpleTokenizer(context_length=length, **text.get("tokenizer_kwargs") or {})
+    tokens = Tokens(tokenizer, options, names)
     with tokens.compact(towers):
         _fit_texts(towers, tokens, options, truth, names)
         _fit(towers, tokens, options, images, truth, names)
@@ -188,14 +198,15 @@ class Tokens:
             row[: len(self.cache[caption])] = torch.tensor(self.cache[caption])
         return rows
 
-    def compact(self, towers: nn.Module) -> _CompactEmbedding:
+    def compact(self, towers: open_clip.CLIP) -> _CompactEmbedding:
         """Return a context in which `towers` read short ids; after it the trained vectors are back in their places."""
         return _CompactEmbedding(towers, self.ids)
 
 
 class _CompactEmbedding:
-    def __init__(self, towers: nn.Module, ids: Tensor) -> None:
-        self.towers, self.ids, self.full = towers, ids, towers.token_embedding
+    def __init__(self, towers: open_clip.CLIP, ids: Tensor) -> None:
+        self.towers, self.ids = towers, ids
+        self.full: nn.Embedding = towers.token_embedding
 
     def __enter__(self) -> None:
         vectors = self.full.weight.detach()[self.ids].clone()
@@ -209,7 +220,7 @@ class _CompactEmbedding:
 
 
 def _fit_texts(
-    towers: nn.Module, tokens: Tokens, options: PretrainOptions, truth: np.ndarray, names: Sequence[str]
+    towers: open_clip.CLIP, tokens: Tokens, options: PretrainOptions, truth: np.ndarray, names: Sequence[str]
 ) -> None:
     """Let the text tower tell captions apart before it meets an image: two wordings of the same names are a pair.
 
@@ -237,7 +248,12 @@ def _fit_texts(
 
 
 def _fit(
-    towers: nn.Module, tokens: Tokens, options: PretrainOptions, images: Tensor, truth: np.ndarray, names: Sequence[str]
+    towers: open_clip.CLIP,
+    tokens: Tokens,
+    options: PretrainOptions,
+    images: Tensor,
+    truth: np.ndarray,
+    names: Sequence[str],
 ) -> None:
     rng = np.random.default_rng(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
@@ -274,9 +290,9 @@ def _fit(
             print(f"step {step}/{options.steps}: loss {loss.item():.3f}, {seconds:.0f} s", flush=True)
 
 
-def _groups(towers: nn.Module, options: PretrainOptions) -> list[dict[str, Any]]:
+def _groups(towers: open_clip.CLIP, options: PretrainOptions) -> list[dict[str, Any]]:
     """Return the parameters by learning rate (one for each tower) and weight decay (matrices and kernels alone)."""
-    groups = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in towers.named_parameters():
         rate = options.image_learning_rate if name.startswith("visual.") else options.text_learning_rate
         decay = options.weight_decay if parameter.ndim > 1 else 0.0
@@ -301,6 +317,8 @@ def _check(options: PretrainOptions) -> None:
             raise LanitError(f"{key} must be at least 1, not {getattr(options, key)}")
 
 
-def _save(towers: nn.Module, output: Path) -> None:
-    write_tensors(output, {key: value.cpu().numpy() for key, value in towers.state_dict().items()}, {})
+def _save(towers: open_clip.CLIP, config: dict[str, Any], output: Path) -> None:
+    # With how the images were seen: open_clip's table may say otherwise of a model by this name.
+    seen = dataclasses.asdict(OPEN_CLIP_DEFAULT) | {"quick_gelu": bool(config.get("quick_gelu"))}
+    write_tensors(output, {key: value.cpu().numpy() for key, value in towers.state_dict().items()}, {"seen": seen})
     print(f"wrote {output}", flush=True)

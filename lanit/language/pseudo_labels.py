@@ -32,11 +32,15 @@ class LabellerOptions:
 
 @dataclass(frozen=True)
 class Texts:
-    """Features of prompts: `names` (N), `domains` (N, k) and `base` (k,), float32 and L2-normalised."""
+    """Features of prompts: `names` (N), `domains` (N, k) and `base` (k,), float32 and L2-normalised.
+
+    `clip` is the digest of the CLIP that made them, None in files of earlier versions.
+    """
 
     names: tuple[str, ...]
     domains: np.ndarray
     base: np.ndarray
+    clip: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def check_labeller(options: LabellerOptions, count: int) -> None:
             raise LanitError(f"the labeller {options.kind} {verb} {key}; it belongs to {kind}")
     if options.choose is not None and options.kind != "truth":
         raise LanitError(f"the labeller {options.kind} takes no choose; it belongs to truth")
-    if options.kind == "top_k" and not 1 <= options.k <= count:
+    if options.k is not None and not 1 <= options.k <= count:
         raise LanitError(f"the labeller's k must be from 1 to the {count} domains, not {options.k}")
 
 
@@ -108,7 +112,9 @@ def label(options: LabellerOptions, similarities: np.ndarray, base: np.ndarray) 
     if options.kind == "adaptive":
         return adaptive(similarities, base)
     if options.kind == "top_k":
+        assert options.k is not None, "or check_labeller had ended it"
         return top_k(similarities, options.k)
+    assert options.threshold is not None, "or check_labeller had ended it"
     return fixed(similarities, options.threshold)
 
 
@@ -145,12 +151,13 @@ def advice(options: LabellerOptions, templates: Sequence[str], similarities: np.
 def read_texts(path: Path) -> Texts:
     """Read the texts that `lanit embed texts` or `lanit label` wrote."""
     arrays, metadata = read_tensors(path, ("domains", "base", "names"), "lanit embed")
-    return Texts(tuple(metadata["names"]), arrays["domains"], arrays["base"])
+    return Texts(tuple(metadata["names"]), arrays["domains"], arrays["base"], metadata.get("clip"))
 
 
 def write_texts(texts: Texts, path: Path) -> None:
     """Write texts in the form that `read_texts` reads."""
-    write_tensors(path, {"domains": texts.domains, "base": texts.base}, {"names": list(texts.names)})
+    made_by = {} if texts.clip is None else {"clip": texts.clip}
+    write_tensors(path, {"domains": texts.domains, "base": texts.base}, {"names": list(texts.names)} | made_by)
 
 
 def choose(texts: Texts, domains: Sequence[str]) -> Texts:
@@ -162,7 +169,20 @@ def choose(texts: Texts, domains: Sequence[str]) -> Texts:
             hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(texts.names)}"
             raise LanitError(f"the domain {domain!r} has no text features; {hint}")
     rows = [texts.names.index(domain) for domain in domains]
-    return Texts(tuple(domains), texts.domains[rows], texts.base)
+    return Texts(tuple(domains), texts.domains[rows], texts.base, texts.clip)
+
+
+def check_clip(path: Path, clip: str | None, texts: Texts, where: Path | str) -> None:
+    """Raise LanitError where what lies at `path` is of another CLIP than the texts at `where`.
+
+    Args:
+        clip: digest of the CLIP that made it; None, of files of earlier versions and of made-up ones, goes with all.
+    """
+    if clip is not None and texts.clip is not None and clip != texts.clip:
+        raise LanitError(
+            f"{path} is of another CLIP than the texts in {where} (its weights, how it sees images, or its activation "
+            "differ); make both with the same, or train the run again"
+        )
 
 
 def read_labels(folder: Path | str, split: str) -> Labels:

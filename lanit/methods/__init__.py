@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lanit import catalogue
 from lanit.config import LanitError
+from lanit.files import recognise
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,8 @@ def load_method(run: Path, device: str | torch.device = "cpu") -> Method:
             raise LanitError(
                 f"{run} holds no trained model: {path.name} is missing; give the folder of a finished training"
             )
+        if foreign := recognise(path):
+            raise LanitError(f"{path} is {foreign}")
     described = json.loads(record.read_text(encoding="utf-8"))
     options = described["options"]
     method = create_method(

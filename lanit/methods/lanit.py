@@ -22,13 +22,16 @@ from lanit.data.rng import BatchRng
 from lanit.language.guide import LanguageOptions
 from lanit.language.pseudo_labels import with_slack
 from lanit.methods import losses
-from lanit.methods.protocol import Batch, Update
+from lanit.methods.protocol import Batch, LanguageMethod, Update
 from lanit.methods.stargan2 import Draft, StarGan2, Terms, Translation, labels_of, source_labels_of
 from lanit.settings.lanit import LanitOptions
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from lanit.language.guide import Guide
+    from lanit.language.learned import Prompts
 
 
 @dataclass
@@ -72,16 +75,20 @@ class Lanit(StarGan2):
         self.slack = self.language is not None and self.language.uncovered == "slack"
         self.draws_fully_covered = options.fully_covered == "drawn"
         super().__init__(options, size, domains, device, heads=len(domains) + self.slack)
-        self.guide, self.labels_folder = None, labels_folder
+        self.guide: Guide | None = None
+        self.labels_folder = labels_folder
+        self.prompts: Prompts | None = None
+        self.averaged_prompts: Prompts | None = None
         if self.language is not None and labels_folder is not None and options.loss.dl > 0:
             from lanit.language.guide import Guide
 
             self.guide = Guide(self.language, self.domains, Path(labels_folder), self.device)
-            if self.guide.prompts is not None:
-                self.networks["prompts"] = self.guide.prompts
-                self.averaged["prompts"] = copy.deepcopy(self.guide.prompts).requires_grad_(False).eval()
-                own = options.prompts
-                self._optimisers["prompts"] = self._adam(self.guide.prompts, own.learning_rate, own.weight_decay)
+            self.prompts = self.guide.prompts
+        if self.prompts is not None:
+            self.averaged_prompts = copy.deepcopy(self.prompts).requires_grad_(False).eval()
+            self.networks["prompts"], self.averaged["prompts"] = self.prompts, self.averaged_prompts
+            own = options.prompts
+            self._optimisers["prompts"] = self._adam(self.prompts, own.learning_rate, own.weight_decay)
 
     def extend_labels(self, labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return with_slack(labels) if self.slack else labels
@@ -91,8 +98,8 @@ class Lanit(StarGan2):
 
     @torch.no_grad()
     def relabel(self, embeddings: Tensor) -> NDArray[np.bool_]:
-        assert self.guide is not None, "labels are made anew where prompts learn"
-        return self.extend_labels(self.guide.label(embeddings, self.networks["prompts"]()))
+        assert self.guide is not None and self.prompts is not None, "labels are made anew where prompts learn"
+        return self.extend_labels(self.guide.label(embeddings, self.prompts()))
 
     @torch.no_grad()
     def write_language(self, folder: Path, embeddings: Tensor | None) -> None:
@@ -100,10 +107,9 @@ class Lanit(StarGan2):
         from lanit.language.pseudo_labels import choose, read_texts
 
         assert self.language is not None and self.labels_folder is not None, "a trained run was told of language"
-        prompts, changes = None, None
-        if "prompts" in self.averaged:
+        prompts, changes = self.averaged_prompts, None
+        if prompts is not None:
             assert self.guide is not None and embeddings is not None, "prompts learn with embeddings at hand"
-            prompts = self.averaged["prompts"]
             texts = prompts()
             before, after = (self.guide.label(embeddings, u) for u in (self.guide.texts, texts))
             changes = label_changes(before, after, self.domains)
@@ -122,17 +128,18 @@ class Lanit(StarGan2):
             return self._latent_guided_loss(parts[i], drafts[i], ds_weight, Flip(*flips[i], texts))
 
         moving = ("generator", "mapping", "style_encoder")
-        if not self._learns(parts[0].progress):
+        prompts = self.prompts
+        if prompts is None or not self._learns(parts[0].progress):
             frozen = self.guide.texts
             return Update(moving, lambda i: loss(frozen, i))
         # The text tower runs once, forwards and backwards, however many parts there are.
-        learned = self.networks["prompts"]()
+        learned = prompts()
         texts = learned.detach().requires_grad_()
         return Update(
             (*moving, "prompts"),
             lambda i: loss(texts, i),
             leaves=(texts,),
-            finish=lambda: learned.backward(texts.grad, inputs=list(self.networks["prompts"].parameters())),
+            finish=lambda: learned.backward(texts.grad, inputs=list(prompts.parameters())),
         )
 
     def _cycle(self, made: Translation, content: Tensor, own: Flip | None) -> tuple[Tensor, Terms]:
@@ -141,7 +148,7 @@ class Lanit(StarGan2):
             return super()._cycle(made, content, own)
         # ŷ and ŷ' share one latent and differ in the style of domain n alone.
         styles = torch.cat([made.source_style, losses.aggregate(made.styles, own.labels)])
-        cycled, inverse = self.networks["generator"].decode(torch.cat([content, content]), styles).chunk(2)
+        cycled, inverse = self.generator.decode(torch.cat([content, content]), styles).chunk(2)
         of_fake, of_inverse = self.guide.similarities(torch.cat([made.fake, inverse]), own.texts).chunk(2)
         dl = domain_regularisation(
             (labels_of(made.part), of_fake),
@@ -158,7 +165,11 @@ class Lanit(StarGan2):
         return pair_weights(labels, self.options.loss.adversarial, pairs, part.share)
 
     def _learns(self, progress: float) -> bool:
-        return "prompts" in self.networks and progress >= self.options.prompts.start
+        return self.prompts is not None and progress >= self.options.prompts.start
+
+
+if TYPE_CHECKING:  # it is what its docstring says
+    _: type[LanguageMethod] = Lanit
 
 
 def pair_weights(labels: Tensor, normalise: str, pairs: Tensor, share: float) -> Tensor:

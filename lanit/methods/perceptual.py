@@ -90,13 +90,11 @@ def _clip(options: PerceptualOptions) -> Perceptual:
     from lanit.language.clip import ClipOptions, load_clip
 
     chosen = parse(ClipOptions, options.clip or {}, "perceptual.clip")
-    clip, found = load_clip(chosen), hashlib.sha256()
+    clip = load_clip(chosen)
     tower: Any = clip.towers.visual
     if not hasattr(tower, "forward_intermediates"):
         raise LanitError(f"open_clip gives no intermediate features of {chosen.model}; choose another CLIP or kind")
-    for name, value in sorted(tower.state_dict().items()):
-        found.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
-    return Perceptual(f"clip-{found.hexdigest()[:8]}", ClipTrunk(clip.pixels, tower))
+    return Perceptual(f"clip-{str(clip.digest)[:8]}", ClipTrunk(clip.pixels, tower))
 
 
 def _on_imagenet(

@@ -107,17 +107,19 @@ class LabelledMethod(Method, Protocol):
 
 
 @runtime_checkable
-class PerceptualMethod(LabelledMethod, Protocol):
+class PerceptualMethod(Method, Protocol):
     """A method that learns from a perceptual distance, which its run's record names."""
 
-    perceptual_name: str | None  # the kind and a digest of its weights; None where its term has no weight
+    @property
+    def perceptual_name(self) -> str | None:
+        """The kind of the distance and a digest of its weights; None where its term has no weight."""
 
 
 @runtime_checkable
 class LanguageMethod(LabelledMethod, Protocol):
     """A method whose labels come of texts; its constructor takes `language` and `labels_folder` too."""
 
-    language: LanguageOptions
+    language: LanguageOptions | None  # None where it was told of none, to translate alone
     draws_fully_covered: bool  # are images drawn that every candidate covers?
 
     def relabels(self, step: int, progress: float) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from torch import Tensor
 from lanit.collectives import all_reduce_sum
 from lanit.methods import losses
 from lanit.methods.perceptual import load_perceptual
-from lanit.methods.protocol import Batch, Update
+from lanit.methods.protocol import Batch, LabelledMethod, PerceptualMethod, Update
 from lanit.methods.stargan2 import Draft, StarGan2, Terms, Translation, labels_of, source_labels_of
 from lanit.networks.perceptual import Perceptual
 from lanit.settings.smoothing import SmoothingOptions
@@ -33,7 +34,7 @@ class Smoothed:
 
 
 class Smoothing(StarGan2):
-    """Smoothing, as `lanit.methods.protocol.PerceptualMethod`."""
+    """Smoothing, as `lanit.methods.protocol.LabelledMethod` and `PerceptualMethod`."""
 
     options: SmoothingOptions
 
@@ -75,7 +76,7 @@ class Smoothing(StarGan2):
         if weight.content > 0:
             terms["content"] = (weight.content, self.perceptual(part.source, made.fake).mean())
         if own is not None and weight.triplet > 0:
-            positive = losses.aggregate(self.networks["mapping"](own.latent), labels_of(part))
+            positive = losses.aggregate(self.mapping(own.latent), labels_of(part))
             negative = losses.aggregate(made.styles, source_labels_of(part))
             triplet = triplet_margin(made.style, positive, negative, own.weights, weight.margin)
             terms["triplet"] = (weight.triplet, triplet / part.share)  # it is of the whole batch already
@@ -83,6 +84,11 @@ class Smoothing(StarGan2):
             of_target, of_source = (kl_divergence(s, weight.kl_form) for s in (made.style, made.source_style))
             terms["kl"] = (own.kl_weight, of_target + of_source)
         return terms
+
+
+if TYPE_CHECKING:  # it is what its docstring says
+    _labelled: type[LabelledMethod] = Smoothing
+    _perceives: type[PerceptualMethod] = Smoothing
 
 
 def triplet_weights(source_labels: Tensor, labels: Tensor) -> Tensor:

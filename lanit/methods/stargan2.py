@@ -8,17 +8,17 @@ this and terms of their own.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lanit.methods import losses
-from lanit.methods.protocol import Batch, Update
+from lanit.methods.protocol import Batch, LabelledMethod, Update
 from lanit.networks.stargan2 import Discriminator, Generator, Mapping, StyleEncoder
 from lanit.settings.stargan2 import StarGan2Options
 
@@ -84,21 +84,17 @@ class StarGan2:
         options.check(size, len(domains))
         self.options, self.size, self.device, self.domains = options, size, torch.device(device), list(domains)
         sizes, count = options.network, heads or len(domains)
-        self.networks = (
-            nn.ModuleDict(
-                {
-                    "generator": Generator(size, sizes),
-                    "mapping": Mapping(count, sizes),
-                    "style_encoder": StyleEncoder(size, count, sizes),
-                    "discriminator": Discriminator(size, count, sizes),
-                }
-            )
-            .to(self.device)
-            .to(memory_format=torch.channels_last)
-        )
-        translating = {name: copy.deepcopy(self.networks[name]) for name in ("generator", "mapping", "style_encoder")}
-        self.averaged = nn.ModuleDict(translating).requires_grad_(False).eval()
-        self._discriminate = self.networks["discriminator"]
+        self.generator, self.mapping = Generator(size, sizes), Mapping(count, sizes)
+        self.style_encoder, self.discriminator = StyleEncoder(size, count, sizes), Discriminator(size, count, sizes)
+        translating: dict[str, nn.Module] = {
+            "generator": self.generator,
+            "mapping": self.mapping,
+            "style_encoder": self.style_encoder,
+        }
+        self.networks = nn.ModuleDict({**translating, "discriminator": self.discriminator})
+        self.networks.to(self.device).to(memory_format=torch.channels_last)
+        self.averaged = nn.ModuleDict(copy.deepcopy(translating)).requires_grad_(False).eval()
+        self._discriminate: Callable[[Tensor], Tensor] = self.discriminator
         rates = {"mapping": options.mapping_learning_rate, "discriminator": options.discriminator_learning_rate}
         self._optimisers: dict[str, torch.optim.Optimizer] = {
             name: self._adam(network, rates.get(name, options.learning_rate), options.weight_decay)
@@ -112,13 +108,12 @@ class StarGan2:
         return dict.fromkeys(self.averaged, self.options.ema)
 
     def compile(self) -> None:
-        generator = self.networks["generator"]
-        generator.encode = torch.compile(generator.encode, dynamic=False)
-        generator.decode = torch.compile(generator.decode, dynamic=False)
-        self.networks["mapping"].compile(dynamic=False)
-        self.networks["style_encoder"].compile(dynamic=False)
+        for part in ("encode", "decode"):
+            setattr(self.generator, part, torch.compile(getattr(self.generator, part), dynamic=False))
+        self.mapping.compile(dynamic=False)
+        self.style_encoder.compile(dynamic=False)
         # Not where R1 is: a second derivative through compiled code is not to be had.
-        self._discriminate = torch.compile(self.networks["discriminator"], dynamic=False)
+        self._discriminate = torch.compile(self.discriminator, dynamic=False)
 
     def extend_labels(self, labels: NDArray) -> NDArray:
         return labels
@@ -163,7 +158,7 @@ class StarGan2:
 
         `content` is c^ŷ; `own` is what the method's `_latent_guided_update` handed to `_latent_guided_loss`.
         """
-        return self.networks["generator"].decode(content, made.source_style), {}
+        return self.generator.decode(content, made.source_style), {}
 
     def _own_terms(self, made: Translation) -> Terms:
         """Return further terms of the generator's objective."""
@@ -182,14 +177,14 @@ class StarGan2:
     def _draft(self, part: Batch, diversify: bool, alone: bool) -> Draft:
         """Draw what the step needs, and translate: the discriminator's updates leave the generator as it is."""
         z1, z2 = part.rng.normal(2, self.options.network.latent_size).unbind(1)
-        generator, d_y = self.networks["generator"], labels_of(part)
+        generator, d_y = self.generator, labels_of(part)
         with torch.set_grad_enabled(alone):  # several parts would each keep a graph: theirs are made again when needed
-            styles, content = self.networks["mapping"](z1), generator.encode(part.source)
+            styles, content = self.mapping(z1), generator.encode(part.source)
             fake = generator.decode(content, losses.aggregate(styles, d_y))
         with torch.no_grad():
-            others = [losses.aggregate(self.networks["style_encoder"](part.reference), d_y)]
+            others = [losses.aggregate(self.style_encoder(part.reference), d_y)]
             if diversify:
-                others.append(losses.aggregate(self.networks["mapping"](z2), d_y))
+                others.append(losses.aggregate(self.mapping(z2), d_y))
             contents = content.repeat(len(others), 1, 1, 1)
             fake_reference, *fake_other = generator.decode(contents, torch.cat(others)).split(len(z1))
         made = (styles, fake) if alone else None
@@ -201,9 +196,8 @@ class StarGan2:
         weight, of_sources = self.options.loss, self.options.loss.real == "sources"
         real, labels = (part.source, source_labels_of(part)) if of_sources else (part.reference, labels_of(part))
         if penalised:
-            discriminator = self.networks["discriminator"]
             real = real.detach().requires_grad_()
-            of_real, of_fake = discriminator(real), discriminator(fake)
+            of_real, of_fake = self.discriminator(real), self.discriminator(fake)
         else:
             of_real, of_fake = self._discriminate(torch.cat([real, fake])).chunk(2)
         adversarial = losses.adversarial(of_real, self._pairs(part, of_sources), real=True) + losses.adversarial(
@@ -220,11 +214,11 @@ class StarGan2:
         self, part: Batch, draft: Draft, ds_weight: float, own: Any = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         weight, x, d_y = self.options.loss, part.source, labels_of(part)
-        generator, style_encoder = self.networks["generator"], self.networks["style_encoder"]
+        generator, style_encoder = self.generator, self.style_encoder
         if draft.made is not None:
             styles, fake = draft.made
         else:
-            styles = self.networks["mapping"](draft.latent)
+            styles = self.mapping(draft.latent)
             fake = generator.decode(generator.encode(x), losses.aggregate(styles, d_y))
         style = losses.aggregate(styles, d_y)
         source_style = losses.aggregate(style_encoder(x), source_labels_of(part))
@@ -242,7 +236,7 @@ class StarGan2:
 
     def _reference_guided_loss(self, part: Batch, ds_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
         weight, x, d_y = self.options.loss, part.source, labels_of(part)
-        generator, style_encoder = self.networks["generator"], self.networks["style_encoder"]
+        generator, style_encoder = self.generator, self.style_encoder
         diversify = part.second_reference is not None and ds_weight > 0
         with torch.no_grad():  # this update is the generator's alone
             seen = [part.reference, x]
@@ -277,6 +271,10 @@ class StarGan2:
     def _adam(self, network: nn.Module, rate: float, decay: float) -> torch.optim.Adam:
         options = self.options
         return torch.optim.Adam(network.parameters(), lr=rate, betas=options.betas, weight_decay=decay, fused=True)
+
+
+if TYPE_CHECKING:  # it is what its docstring says
+    _: type[LabelledMethod] = StarGan2
 
 
 def labels_of(part: Batch) -> Tensor:

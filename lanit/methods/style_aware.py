@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from lanit import collectives
 from lanit.methods.losses import aggregate
 from lanit.methods.perceptual import load_perceptual
-from lanit.methods.protocol import Batch, Update
+from lanit.methods.protocol import Batch, ClusteringMethod, PerceptualMethod, Update
 from lanit.methods.views import style_views
 from lanit.networks.perceptual import Perceptual
 from lanit.networks.style_aware import Generator, Prototypes, StyleDiscriminator
@@ -28,7 +29,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]  # of images (B, 3, H, W) in [-1, 
 
 
 class StyleAware:
-    """The style-aware discriminator, as `lanit.methods.protocol.ClusteringMethod`."""
+    """The style-aware discriminator, as `lanit.methods.protocol.ClusteringMethod` and `PerceptualMethod`."""
 
     accumulates = False  # Sinkhorn shares out the images of a whole batch equally among the prototypes
 
@@ -150,6 +151,11 @@ class StyleAware:
         for optimiser in self._optimisers.values():
             for group in optimiser.param_groups:
                 group["lr"] = factor * group["initial_lr"]
+
+
+if TYPE_CHECKING:  # it is what its docstring says
+    _clusters: type[ClusteringMethod] = StyleAware
+    _perceives: type[PerceptualMethod] = StyleAware
 
 
 class _Step:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lanit import collectives
 from lanit.methods.losses import aggregate
-from lanit.methods.protocol import Batch, Update
+from lanit.methods.protocol import Batch, ClusteringMethod, Update
 from lanit.methods.views import second_view
 from lanit.networks.tunit import Discriminator, Generator, GuidingNetwork
 from lanit.settings.tunit import TunitOptimiser, TunitOptions
@@ -44,25 +45,33 @@ class Tunit:
         self.options, self.clusters = options, len(domains)
         network = options.network
         base = network.base or (64 if size < 256 else 32)
-        guiding = GuidingNetwork(
+        self.guiding = GuidingNetwork(
             size, self.clusters, network.style, network.guiding_base, network.max_width, network.cluster_deviation
         )
-        generator = Generator(
+        self.generator = Generator(
             size, network.style, base, network.max_width, network.bottleneck, network.residual_blocks, network.hidden
         )
-        discriminator = Discriminator(size, self.clusters, base, network.max_width, network.discriminator_blocks)
+        self.discriminator = Discriminator(size, self.clusters, base, network.max_width, network.discriminator_blocks)
+        self.key_encoder = copy.deepcopy(self.guiding).requires_grad_(False)
+        self.queue = KeyQueue(options.loss.queue, network.style)
+        self.cluster_styles = ClusterStyles(self.clusters, network.style, options.cluster_momentum)
         self.networks = nn.ModuleDict(
             {
-                "guiding": guiding,
-                "key_encoder": copy.deepcopy(guiding).requires_grad_(False),
-                "queue": KeyQueue(options.loss.queue, network.style),
-                "clusters": ClusterStyles(self.clusters, network.style, options.cluster_momentum),
-                "generator": generator,
-                "discriminator": discriminator,
+                "guiding": self.guiding,
+                "key_encoder": self.key_encoder,
+                "queue": self.queue,
+                "clusters": self.cluster_styles,
+                "generator": self.generator,
+                "discriminator": self.discriminator,
             }
         ).to(device)
         # TUNIT evaluates with the key encoder: it is the guiding network's moving average.
-        translating = {name: copy.deepcopy(self.networks[name]) for name in ("generator", "key_encoder", "clusters")}
+        self.averaged_clusters = copy.deepcopy(self.cluster_styles)
+        translating = {
+            "generator": copy.deepcopy(self.generator),
+            "key_encoder": copy.deepcopy(self.key_encoder),
+            "clusters": self.averaged_clusters,
+        }
         self.averaged = nn.ModuleDict(translating).requires_grad_(False).eval()
         self._optimisers = _make_optimisers(self.networks, options.optimiser)
         self.follow = get_ema_multi_avg_fn(options.key_momentum)  # moves the first parameters towards the second
@@ -91,12 +100,11 @@ class Tunit:
 
         No compiler makes the second derivative of the discriminator, nor the guiding network's sums over processes.
         """
-        generator = self.networks["generator"]
-        generator.encode = torch.compile(generator.encode, dynamic=False)
-        generator.decode = torch.compile(generator.decode, dynamic=False)
+        for part in ("encode", "decode"):
+            setattr(self.generator, part, torch.compile(getattr(self.generator, part), dynamic=False))
         if collectives.world_size() == 1:
-            for name in ("guiding", "key_encoder"):
-                self.networks[name].compile(dynamic=False)
+            self.guiding.compile(dynamic=False)
+            self.key_encoder.compile(dynamic=False)
 
     @torch.no_grad()
     def cluster_logits(self, images: Tensor) -> Tensor:
@@ -114,7 +122,7 @@ class Tunit:
         A draw is Gaussian about the mean of the cluster's styles. TUNIT has no mapping network; its paper shows the
         average style of a cluster. The spread about it, by the variance of each component, is an addition of ours.
         """
-        moments = [self.averaged["clusters"].moments(cluster) for cluster in range(self.clusters)]
+        moments = [self.averaged_clusters.moments(cluster) for cluster in range(self.clusters)]
         mean, deviation = (torch.stack(values) for values in zip(*moments))  # (K, S)
         noise = torch.randn(len(labels), *mean.shape, generator=generator, device=generator.device)
         return aggregate(mean + deviation * noise.to(mean.device), labels)
@@ -125,11 +133,15 @@ class Tunit:
             return self.averaged["generator"](sources, styles)
 
 
+if TYPE_CHECKING:  # it is what its docstring says
+    _: type[ClusteringMethod] = Tunit
+
+
 class _Step:
     """One step: its losses over the whole batch, all processes' images, and what they hand on to one another."""
 
     def __init__(self, method: Tunit, batch: Batch) -> None:
-        self.options, self.networks, self.follow, self.batch = method.options, method.networks, method.follow, batch
+        self.method, self.options, self.batch = method, method.options, batch
         self.warm = batch.progress < self.options.warmup
         # Channels last is the faster layout of convolutions, on the CPU too.
         view = second_view(batch.source, batch.rng, self.options.view)
@@ -137,7 +149,7 @@ class _Step:
 
     def guide(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Of the guiding network alone: clusters by mutual information, styles by contrast (Eq. 1 and 2)."""
-        weights, guiding, key_encoder = self.options.loss, self.networks["guiding"], self.networks["key_encoder"]
+        weights, guiding, key_encoder = self.options.loss, self.method.guiding, self.method.key_encoder
         # Clean images set the key encoder's running statistics, by which it will see real images afterwards.
         with torch.no_grad():
             self.keys, _ = key_encoder(self.view, track=self.warm)
@@ -145,37 +157,37 @@ class _Step:
         styles, logits = guiding(self.batch.source)
         _, view_logits = guiding(self.view, track=False)
         information = mutual_information(logits.softmax(1), view_logits.softmax(1))
-        contrast = contrastive_loss(styles, self.keys, *self.networks["queue"].negatives(), weights.temperature)
+        contrast = contrastive_loss(styles, self.keys, *self.method.queue.negatives(), weights.temperature)
         loss = weights.contrastive * contrast - weights.mutual_information * information
         loss = loss if self.warm else weights.guiding_after_warmup * loss
         return self._share(loss, {"guiding_contrastive": contrast, "guiding_information": information})
 
     def discriminate(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Of the discriminator (Eq. 3); the images serve `generate` too."""
-        weights, networks, source, reference = self.options.loss, self.networks, self.batch.source, self.batch.reference
+        weights, source, reference = self.options.loss, self.batch.source, self.batch.reference
+        generator, discriminator = self.method.generator, self.method.discriminator
         (source_style, of_source), (reference_style, of_reference) = self._guided(source, reference)
         self.source_cluster, self.reference_cluster = of_source.argmax(1), of_reference.argmax(1)
-        content = networks["generator"].encode(source)
-        self.images = networks["generator"].decode(
-            torch.cat([content, content]), torch.cat([reference_style, source_style])
-        )
+        content = generator.encode(source)
+        self.images = generator.decode(torch.cat([content, content]), torch.cat([reference_style, source_style]))
         translation, _ = self.images.detach().chunk(2)
         real = reference.detach().requires_grad_()
-        real_logits = networks["discriminator"](real, self.reference_cluster)
-        fake_logits = networks["discriminator"](translation, self.reference_cluster)
+        real_logits = discriminator(real, self.reference_cluster)
+        fake_logits = discriminator(translation, self.reference_cluster)
         hinge, penalty = hinge_loss(real_logits, fake_logits), gradient_penalty(real_logits, real)
         loss = weights.adversarial * hinge + weights.gradient_penalty * penalty
         return self._share(loss, {"d_adversarial": hinge, "d_gradient_penalty": penalty})
 
     def generate(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Of generator and guiding network together (Eq. 4 to 6)."""
-        weights, networks = self.options.loss, self.networks
+        weights = self.options.loss
         translation, reconstruction = self.images.chunk(2)
-        logits = networks["discriminator"](self.images, torch.cat([self.reference_cluster, self.source_cluster]))
+        clusters = torch.cat([self.reference_cluster, self.source_cluster])
+        logits = self.method.discriminator(self.images, clusters)
         adversarial = -2 * logits.mean()  # of translation plus of reconstruction
         reconstructed = (reconstruction - self.batch.source).abs().mean()
-        translated_style, _ = networks["guiding"](translation, track=False)
-        negatives = networks["queue"].negatives()
+        translated_style, _ = self.method.guiding(translation, track=False)
+        negatives = self.method.queue.negatives()
         contrast = contrastive_loss(translated_style, self.reference_keys, *negatives, weights.temperature)
         loss = weights.adversarial * adversarial + weights.reconstruction * reconstructed + weights.style * contrast
         terms = {"g_adversarial": adversarial, "g_reconstruction": reconstructed, "g_style": contrast}
@@ -184,14 +196,15 @@ class _Step:
     @torch.no_grad()
     def remember(self) -> None:
         """Bring queue, cluster styles and key encoder up to date."""
-        self.networks["queue"].push(collectives.all_gather(self.keys))
+        method = self.method
+        method.queue.push(collectives.all_gather(self.keys))
         with torch.autocast(self.keys.device.type, enabled=False):  # sums of many steps
-            self.networks["clusters"].update(self.reference_keys, self.reference_logits)
-        self.follow(list(self.networks["key_encoder"].parameters()), list(self.networks["guiding"].parameters()), None)
+            method.cluster_styles.update(self.reference_keys, self.reference_logits)
+        method.follow(list(method.key_encoder.parameters()), list(method.guiding.parameters()), None)
 
     def _guided(self, source: Tensor, reference: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Styles (B, S) and cluster logits (B, K) of sources and of references, normalised together or apart."""
-        guiding = self.networks["guiding"]
+        guiding = self.method.guiding
         if self.options.statistics == "separate":
             return [guiding(source), guiding(reference)]
         styles, logits = guiding(torch.cat([source, reference]))
@@ -249,6 +262,9 @@ def gradient_penalty(logits: Tensor, images: Tensor) -> Tensor:
 class KeyQueue(nn.Module):
     """The latest keys of the key encoder, as negatives of the contrastive losses (He et al., CVPR 2020)."""
 
+    keys: Tensor
+    pushed: Tensor
+
     def __init__(self, length: int, style: int) -> None:
         super().__init__()
         self.register_buffer("keys", torch.zeros(length, style))
@@ -269,6 +285,10 @@ class KeyQueue(nn.Module):
 
 class ClusterStyles(nn.Module):
     """Moving mean and variance of the styles in each cluster, for pictures of 'the cluster i'."""
+
+    mass: Tensor
+    sums: Tensor
+    squares: Tensor
 
     def __init__(self, clusters: int, style: int, momentum: float) -> None:
         super().__init__()

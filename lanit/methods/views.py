@@ -37,18 +37,19 @@ def second_view(images: Tensor, rng: BatchRng, options: ViewOptions) -> Tensor:
         centre, extent = first_fitting_box(tries, place, options.zoom)
         zoom, mirror, flip = torch.ones_like(mirror), torch.ones_like(mirror), mirror  # what is mirrored is the crop
         box = centre, extent * torch.stack([flip, torch.ones_like(flip)], dim=1)
-    moved = affine(
-        images,
-        rotation=options.rotation * even[0],
-        shift=options.shift * even[1:3].T,
-        shear=options.shear * even[3],
-        zoom=zoom,
-        mirror=mirror,
-        box=box,
-        border=options.border,
-    )
     strengths = (options.brightness, options.contrast, options.saturation, options.hue)
-    return _jitter(moved, order, strengths, even[5:9])
+    with torch.autocast(images.device.type, enabled=False):  # it would round places, too
+        moved = affine(
+            images,
+            rotation=options.rotation * even[0],
+            shift=options.shift * even[1:3].T,
+            shear=options.shear * even[3],
+            zoom=zoom,
+            mirror=mirror,
+            box=box,
+            border=options.border,
+        )
+        return _jitter(moved, order, strengths, even[5:9])
 
 
 def style_views(images: Tensor, rng: BatchRng, options: StyleAwareViews) -> tuple[Tensor, Tensor]:

@@ -35,13 +35,12 @@ class GuidingNetwork(nn.Module):
         widths = [min(base * factor, max_width) for factor in (1, 2, 4, 4, 8, 8, 8, 8)]
         # VGG-11 halves the map after these layers; the last halvings go where they would leave fewer than 4 x 4 pixels.
         self.halved = (0, 1, 3, 5, 7)[: int(math.log2(size)) - 2]
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, 3, padding=1, bias=False) for before, after in zip([3, *widths], widths)
-        )
+        convolutions = [nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in zip([3, *widths], widths)]
+        self.convolutions = nn.ModuleList(convolutions)
         self.norms = nn.ModuleList(_BatchNorm(width) for width in widths)
         self.style = nn.Linear(widths[-1], style)
         self.cluster = nn.Linear(widths[-1], clusters)
-        for convolution in self.convolutions:
+        for convolution in convolutions:
             nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         for head, deviation in ((self.style, 0.01), (self.cluster, cluster_deviation)):
             nn.init.normal_(head.weight, std=deviation)
@@ -149,7 +148,13 @@ class Discriminator(nn.Module):
 class _BatchNorm(nn.BatchNorm2d):
     """Batch normalisation by mean and variance over the images of all processes, which have equally many."""
 
-    def forward(self, x: Tensor, track: bool) -> Tensor:
+    # All there, with torch's defaults.
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def forward(self, x: Tensor, track: bool = True) -> Tensor:
         """Normalise x (B, C, H, W); in training, `track` takes its statistics into the running ones."""
         if not self.training or (track and collectives.world_size() == 1):
             return super().forward(x)

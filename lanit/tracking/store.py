@@ -211,7 +211,7 @@ def _alone(database: Path | None) -> Iterator[None]:
     if database is None:
         yield
         return
-    with open(database.with_name(f".{database.name}.lock"), "a") as file:
+    with open(database.with_name(f".{database.name}.lock"), "a", encoding="utf-8") as file:
         waited = time.monotonic() + PATIENCE
         while True:
             try:
@@ -239,7 +239,13 @@ def _experiment(client: MlflowClient, name: str, database: Path | None) -> str:
     if found.lifecycle_stage == "deleted":  # its name stays taken
         client.restore_experiment(found.experiment_id)
     old = found.artifact_location
-    if location != old and database is not None and old.startswith("file:///") and old.endswith(f"/{ending}"):
+    if (
+        database is not None
+        and location is not None
+        and location != old
+        and old.startswith("file:///")
+        and old.endswith(f"/{ending}")
+    ):
         _move_artifacts(database, found.experiment_id, old, location)
     return found.experiment_id
 

@@ -155,23 +155,25 @@ class TrainingRun:
     def _send(self) -> None:
         if self._client is None:
             self._client = self._connect()
+        client, run_id = self._client, self.run_id
+        assert run_id is not None, "connecting found it"
         from mlflow.entities import Metric
 
         while self._points:
             chunk = self._points[:POINTS_PER_CALL]
             new = [point for point in chunk if (point[0], point[3], point[1]) not in self._logged]
             if new:
-                self._client.log_batch(self.run_id, metrics=[Metric(*point) for point in new])
+                client.log_batch(run_id, metrics=[Metric(*point) for point in new])
             del self._points[: len(chunk)]
         while self._pictures:
             path, folder = self._pictures[0]
             if path.is_file():
-                self._client.log_artifact(self.run_id, str(path), folder)
+                client.log_artifact(run_id, str(path), folder)
             else:
                 print(f"warning: MLflow: no picture at {path}, left out", file=sys.stderr)
             del self._pictures[0]
         if self._closing.is_set() and self._status is not None:
-            self._client.set_terminated(self.run_id, self._status)
+            client.set_terminated(run_id, self._status)
             self._status = None
 
     def _connect(self) -> MlflowClient:

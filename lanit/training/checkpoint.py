@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
@@ -18,7 +18,11 @@ KEPT = 2  # the one before serves where the newest turns out to be damaged
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     """Write `state` (tensors and plain values) as the checkpoint after `step`: beside its place, synced, renamed."""
     with whole(path_of(folder, step)) as part, open(part, "wb") as file:
-        torch.save(state, file)
+        writer = _Writer(file)
+        try:
+            torch.save(state, writer)  # type: ignore[arg-type]  # it needs no more of a file than this
+        except RuntimeError as error:  # torch's own, for whatever a write raises
+            raise writer.error or error from None
         file.flush()
         os.fsync(file.fileno())
     directory = os.open(folder, os.O_RDONLY)
@@ -29,6 +33,24 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     # Later ones were damaged: the run went on from before.
     for path in (*found[: max(0, place - KEPT)], *found[place:]):
         path.unlink()
+
+
+class _Writer:
+    """A file as torch writes to it; keeps what the system said where it did not take the data."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lanit import catalogue
 from lanit.config import LanitError
 from lanit.files import read_tensors
-from lanit.language.pseudo_labels import Labels, advice, check_supervision, read_labels
+from lanit.language.pseudo_labels import Labels, advice, check_clip, check_supervision, read_labels, read_texts
 from lanit.methods.protocol import LabelledMethod, LanguageMethod
 from lanit.training.distributed import World
 from lanit.training.feed import Feed
@@ -62,6 +62,8 @@ class Labelling:
         self.advice = "look at the classes that its truth has" if found.supervision == "truth" else ""
         if isinstance(method, LanguageMethod):
             language = method.language
+            if language is None:
+                raise LanitError(f"{options.method} learns by language; give train.language its clip and templates")
             self.advice = advice(language.labeller, language.templates, found.similarities, found.base)
             if language.prompts == "learned":
                 if not inputs.embeddings:
@@ -69,7 +71,7 @@ class Labelling:
                         "prompts that learn make labels anew from embeddings; give their files with --embeddings"
                     )
                 if world.is_main:
-                    self.embeddings = torch.from_numpy(_read_embeddings(inputs.embeddings, found.keys))
+                    self.embeddings = torch.from_numpy(_read_embeddings(inputs, found.keys))
         feed.label(method.extend_labels(found.labels), self.advice)
 
     def restore(self, labels: Tensor) -> None:
@@ -107,11 +109,14 @@ class Labelling:
             )
 
 
-def _read_embeddings(paths: Sequence[Path], keys: Sequence[str]) -> np.ndarray:
-    """Embeddings (M, k) of the images `keys`, in their order, from files of `lanit embed images`."""
+def _read_embeddings(inputs: Inputs, keys: Sequence[str]) -> np.ndarray:
+    """Embeddings (M, k) of the images `keys`, in their order, from `lanit embed images` with the labels' CLIP."""
+    assert inputs.labels is not None, "prompts learn where there are labels"
+    texts = read_texts(inputs.labels / "texts.safetensors")
     rows: dict[str, np.ndarray] = {}
-    for path in paths:
+    for path in inputs.embeddings:
         arrays, metadata = read_tensors(path, ("embeddings", "keys"), "lanit embed")
+        check_clip(path, metadata.get("clip"), texts, inputs.labels)
         rows.update(zip(metadata["keys"], arrays["embeddings"], strict=True))
     missing = [key for key in keys if key not in rows]
     if missing:

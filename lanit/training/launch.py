@@ -25,6 +25,9 @@ PATIENCE = 110  # seconds that workers get to save; SLURM kills after the two mi
 def main(arguments: list[str]) -> int:
     """Run torchrun; return 0, 75, or 1."""
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(PATIENCE))
+    if "--standalone" in arguments:  # what a cluster tells torchrun of its nodes (PET_NNODES …) is of another job
+        for name in [name for name in os.environ if name.startswith("PET_")]:
+            del os.environ[name]
     for number in (signal.SIGUSR1, signal.SIGUSR2):  # passed on to the workers as torchrun passes on SIGTERM
         signal.signal(number, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:

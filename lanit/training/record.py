@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lanit.files import write_whole
+from lanit.files import naming, write_whole
 from lanit.training.options import TrainOptions
 from lanit.training.samples import write_picture
 
@@ -51,7 +51,7 @@ class Recorder:
         """Begin after `step`: lines of later steps are dropped, since those are taken again."""
         self.pace = (images, seconds)
         if self.path.is_file():
-            lines = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
+            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
             write_whole(self.path, "".join(line + "\n" for line in lines))
 
     def write(self, step: int, images: int, seconds: float, budget: int, values: dict[str, float]) -> None:
@@ -67,7 +67,7 @@ class Recorder:
         pace = (images - self.pace[0]) / max(seconds - self.pace[1], 1e-9)
         self.pace = (images, seconds)
         line = {"step": step, "images": images, "seconds": round(seconds, 2), "images_per_second": round(pace, 1)}
-        with open(self.path, "a") as file:
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line | values) + "\n")
         left = (budget - images) / pace
         shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items() if "_gib" not in name)

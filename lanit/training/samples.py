@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lanit.files import whole
 from lanit.methods.protocol import Method
 
 
@@ -38,5 +39,5 @@ def write_picture(path: Path, pixels: np.ndarray, smallest: int = 512) -> None:
     from PIL import Image
 
     factor = max(1, smallest // min(pixels.shape[:2]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.repeat(factor, 0).repeat(factor, 1)).save(path)
+    with whole(path) as part:
+        Image.fromarray(pixels.repeat(factor, 0).repeat(factor, 1)).save(part, "PNG")

@@ -48,7 +48,7 @@ def alone_in(folder: Path, patience: float = 60.0) -> Iterator[None]:
         LanitError: another training has not left the folder after `patience` seconds.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as file:
+    with open(folder / ".lock", "a", encoding="utf-8") as file:
         waited = time.monotonic() + patience
         while True:
             try:

@@ -95,10 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     model = Model(arguments.run_folder, record, choose_device(arguments.device))
     shown = [None if target.reference is None else _read(target.reference, model.size) for target in targets]
-    styles = [
-        model.draw(target.domains, seed) if pixels is None else model.styles(model.load([pixels]), target.domains)
-        for target, pixels in zip(targets, shown)
-    ]
+    styles = [model.style(target, pixels, seed) for target, pixels in zip(targets, shown)]
     rows, made = [], 0
     for places, pixels in _read_batches(sources, model.size, arguments.source.is_dir()):
         images = model.load(pixels)
@@ -134,10 +131,10 @@ def choose_targets(texts: Sequence[str], references: Sequence[Path], record: dic
             raise LanitError(f"no picture at {path}; give --reference the path of a JPEG, PNG or WebP file")
     names = domain_names(record)
     targets = []
-    for text in texts or [None]:
+    for text in texts or (None,):
         domains = None if text is None else find_domains(text, names)
-        words = None if text is None else ", ".join(names[domain] for domain in domains)
-        targets += [Target(domains, words, reference) for reference in references or [None]]
+        words = None if domains is None else ", ".join(names[domain] for domain in domains)
+        targets += [Target(domains, words, reference) for reference in references or (None,)]
     return targets
 
 
@@ -188,6 +185,13 @@ class Model:
         import torch
 
         return torch.from_numpy(np.stack(pixels)).to(self.device).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+
+    def style(self, target: Target, pixels: NDArray[np.uint8] | None, seed: int) -> Tensor:
+        """The style (1, S) of a target: of its reference's pixels (H, W, 3), or drawn for its domains."""
+        if pixels is not None:
+            return self.styles(self.load([pixels]), target.domains)
+        assert target.domains is not None, "a target has domains, a reference or both"
+        return self.draw(target.domains, seed)
 
     def draw(self, domains: list[int], seed: int) -> Tensor:
         """One style (1, S) of domains, a function of them and the seed."""
@@ -242,11 +246,13 @@ class Model:
             )
         from lanit.language.clip import ClipOptions, load_clip
         from lanit.language.guide import LanguageOptions, find_clip
-        from lanit.language.pseudo_labels import choose, read_texts
+        from lanit.language.pseudo_labels import check_clip, choose, read_texts
 
         language = parse(LanguageOptions, self.options["language"], "the run's language")
-        clip = load_clip(parse(ClipOptions, find_clip(self.folder, language.clip), "clip"), self.device)
-        return language.labeller, clip, choose(read_texts(texts), self.domains)
+        found = parse(ClipOptions, find_clip(self.folder, language.clip), "clip")
+        clip, chosen = load_clip(found, self.device), choose(read_texts(texts), self.domains)
+        check_clip(Path(found.pretrained or found.model), clip.digest, chosen, texts)
+        return language.labeller, clip, chosen
 
 
 def _check(texts: list[str], references: list[Path], strength: float, seed: int | None) -> None:

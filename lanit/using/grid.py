@@ -37,18 +37,20 @@ def draw_grid(
 def _write_words(picture: Image.Image, words: str, left: int, cell: int, at_the_foot: bool) -> None:
     """Write words into a cell of the first row, as large as they fit, and readable on any picture."""
     draw, room = ImageDraw.Draw(picture), cell * 0.92
-    place = {"xy": (left + cell / 2, cell * (0.96 if at_the_foot else 0.5)), "anchor": "md" if at_the_foot else "mm"}
+    place = (left + cell / 2, cell * (0.96 if at_the_foot else 0.5))
+    anchor = "md" if at_the_foot else "mm"
     for points in range(cell // (9 if at_the_foot else 7), 7, -1):
-        font = ImageFont.load_default(points)
-        look = {**place, "font": font, "align": "center", "spacing": 1, "stroke_width": points // 8}
+        font, stroke = ImageFont.load_default(points), points // 8
         text = "\n".join(_wrap(words, font, room))
-        box = draw.multiline_textbbox(text=text, **look)
+        box = draw.multiline_textbbox(place, text, font, anchor, spacing=1, align="center", stroke_width=stroke)
         if box[2] - box[0] <= room and box[3] - box[1] <= room:
             break
-    draw.multiline_text(text=text, fill="black", stroke_fill="white", **look)
+    draw.multiline_text(
+        place, text, "black", font, anchor, spacing=1, align="center", stroke_width=stroke, stroke_fill="white"
+    )
 
 
-def _wrap(words: str, font: ImageFont.FreeTypeFont, room: float) -> list[str]:
+def _wrap(words: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> list[str]:
     lines: list[str] = []
     for word in words.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= room:

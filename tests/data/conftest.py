@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lanit.config import parse
-from lanit.data import shard
+from lanit.data import images, shard
 
 
 @dataclass
@@ -85,6 +86,16 @@ def save(tmp_path):
         return path
 
     return save
+
+
+@pytest.fixture
+def without_heic(monkeypatch):
+    """A Pillow that reads no HEIC, whatever is installed here."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pillow_heif" else find_spec(name))
+    images.readable.cache_clear()
+    yield
+    images.readable.cache_clear()
 
 
 @pytest.fixture

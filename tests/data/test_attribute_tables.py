@@ -168,7 +168,7 @@ def test_a_quote_left_open_in_a_long_table_ends_in_one_short_sentence(portraits)
     assert len(str(error.value)) < 400
 
 
-def test_images_without_a_row_and_rows_without_an_image_are_said(portraits):
+def test_images_without_a_row_and_rows_without_an_image_are_said(portraits, tmp_path, without_heic):
     found = listing(**portraits(CSV.replace("c.jpg,0,-1\n", ""), test_last=1))
     assert found.names == ["a.jpg", "b.jpg", "d.jpg"]
     assert any("1 images in" in note and "the first c.jpg" in note for note in found.notes)
@@ -177,7 +177,8 @@ def test_images_without_a_row_and_rows_without_an_image_are_said(portraits):
     assert any(
         "2 of the 6 images" in note and "the first e.jpg: their rows are left out" in note for note in found.notes
     )
-    with pytest.raises(LanitError, match="4 of the 4 images that .* are missing"):
+    (tmp_path / "portraits" / "a.heif").write_bytes(b"...")
+    with pytest.raises(LanitError, match=r"4 of the 4 images that .* are missing .* 1 \.heif \(the first a\.heif\)"):
         listing(**portraits(CSV.replace(".jpg", "_.jpg"), test_last=1, allow_missing=True))
 
 

@@ -124,7 +124,7 @@ def test_class_names_are_the_same_however_their_accents_are_written(save, tmp_pa
 # What is no image
 
 
-def test_files_of_other_kinds_are_counted_and_named_by_kind(animals, save, tmp_path, capsys):
+def test_files_of_other_kinds_are_counted_and_named_by_kind(animals, save, tmp_path, capsys, without_heic):
     for name in ("IMG_1.HEIC", "IMG_2.heic", "clip.mp4", "notes.txt", "raw", ".DS_Store", "deep/a.mp4"):
         (animals / "cat" / name).parent.mkdir(exist_ok=True)
         (animals / "cat" / name).write_bytes(b"...")
@@ -142,6 +142,14 @@ def test_files_of_other_kinds_are_counted_and_named_by_kind(animals, save, tmp_p
     ):
         assert said.err.count(part) == 1, said.err
     assert "; HEIC is read where the package pillow-heif is installed" in said.err
+
+
+def test_a_class_of_other_kinds_alone_is_refused_by_their_names(animals, without_heic):
+    (animals / "bird").mkdir()
+    for i in range(3):
+        (animals / "bird" / f"IMG_{i}.HEIC").write_bytes(b"...")
+    with pytest.raises(LanitError, match=r"bird holds no JPEG.* image \(left out of .*bird: 3 \.heic .*pillow-heif is"):
+        photos(animals)
 
 
 def test_images_of_every_kind_that_is_read_are_taken(animals, save):

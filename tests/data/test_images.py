@@ -54,19 +54,18 @@ def test_avif_is_read_where_pillow_can(save, tmp_path, monkeypatch):
     images.readable.cache_clear()
 
 
-def test_heic_is_read_where_its_package_is_and_named_where_not(tmp_path):
+def test_heic_is_named_where_it_cannot_be_read(tmp_path, without_heic):
     path = tmp_path / "a.jpg"  # as a phone's photo that was renamed
-    try:
-        import pillow_heif
-    except ImportError:
-        path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
-        assert not is_image_name("a.heic")
-        with pytest.raises(DamagedImage, match="HEIC is read where the package pillow-heif is installed"):
-            read_image(path, 16)
-    else:
-        pillow_heif.register_heif_opener()
-        plain("RGB", RED).save(path, format="HEIF")
-        assert is_image_name("a.heic") and np.abs(read_image(path, 16).astype(int) - RED).max() < 8
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    assert not is_image_name("a.heic")
+    with pytest.raises(DamagedImage, match="HEIC is read where the package pillow-heif is installed"):
+        read_image(path, 16)
+
+
+def test_heic_is_read_where_its_package_is(tmp_path):
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    plain("RGB", RED).save(tmp_path / "a.heic", format="HEIF")
+    assert is_image_name("a.heic") and np.abs(read_image(tmp_path / "a.heic", 16).astype(int) - RED).max() < 8
 
 
 def test_a_pointer_of_git_lfs_is_named(tmp_path):

@@ -145,6 +145,7 @@ def test_a_class_too_small_for_the_rule_is_refused(animals):
         ),
         ({"kind": "folders", "train": "y", "test": "z", "val_share": 1.0}, "source.val_share 1 must lie between"),
         ({"kind": "folders", "root": "x", "test_last": 0}, "at least 1"),
+        ({"kind": "folders", "root": "x", "test_last": 1, "max_pixels": 0}, "source.max_pixels must be at least 1"),
         ({"kind": "folders", "rot": "x"}, "unknown key 'rot'; did you mean 'root'"),
         ({"kind": "faces", "splits": {"train": {"images": 1, "seed": 1}}}, "lacks 'test'"),
     ],

@@ -251,7 +251,7 @@ def test_scores_go_to_the_tracking_store_where_it_is_asked(make_run, translate, 
         "--manifest", str(manifest), "--run", str(run), "--output", str(run / "scores.json"),
         "--track", str(tmp_path / "s"),
     ]) == 0  # fmt: skip
-    assert logged == [(tmp_path / "s", run, json.loads((run / "scores.json").read_text()), [])]
+    assert logged == [(str(tmp_path / "s"), run, json.loads((run / "scores.json").read_text()), [])]
 
 
 def test_scoring_loads_no_torch():

@@ -10,11 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 
 from lanit.config import LanitError, parse
 from lanit.language.clip import ClipOptions, load_clip
+from lanit.language.clip_features import TextsOptions, embed_texts
 from lanit.language.guide import Guide, LanguageOptions, carry_clip, find_clip, label_changes, write_language
 from lanit.language.prompts import base_features, text_features
 from lanit.language.pseudo_labels import Texts, label, read_texts, write_texts
@@ -125,6 +127,15 @@ def test_texts_of_another_clip(make, folder):
         make(["hat"])
 
 
+@pytest.mark.parametrize("changes", [{"mean": [0.5, 0.5, 0.5]}, {"quick_gelu": True}, {"interpolation": "bilinear"}])
+def test_texts_of_a_clip_that_sees_otherwise(tiny, make, tmp_path, changes):
+    options = parse(TextsOptions, {"clip": asdict(tiny) | changes, "domains": CANDIDATES, "templates": TEMPLATES})
+    embed_texts(options, tmp_path / "labels" / "texts.safetensors")
+    make(clip=asdict(tiny) | changes)
+    with pytest.raises(LanitError, match="clip-tiny.json is of another CLIP than the texts in .*texts.safetensors"):
+        make()
+
+
 def test_a_run_keeps_the_averaged_texts_what_they_learned_and_its_clip(make, tmp_path):
     guide = make(prompts="learned")
     averaged = copy.deepcopy(guide.prompts)
@@ -163,6 +174,54 @@ def test_a_carried_clip_is_found_and_is_the_same_after_its_source_has_gone(tiny,
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"clip.json", "clip.safetensors"}
 
 
+@pytest.mark.parametrize(
+    "told", [{"mean": [0.3, 0.4, 0.5], "std": [0.2, 0.2, 0.3]}, {"interpolation": "bilinear"}, {"quick_gelu": True}, {}]
+)
+def test_a_run_sees_as_it_was_trained_whatever_becomes_of_what_told_so(tiny, tmp_path, told):
+    """By keys of the configuration, and by what lay beside the weights."""
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    seen = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
+    config = {"model_cfg": json.loads(Path(tiny.model).read_text()), "preprocess_cfg": seen}
+    (hub / "open_clip_config.json").write_text(json.dumps(config))
+    (hub / "weights.safetensors").write_bytes(Path(tiny.pretrained).read_bytes())
+    given = {"model": tiny.model, "pretrained": str(hub)} | told
+    trained = load_clip(parse(ClipOptions, given))
+    assert carry_clip(given, tmp_path / "run") == trained.digest
+    for path in hub.iterdir():
+        path.unlink()
+    carried = load_clip(parse(ClipOptions, find_clip(tmp_path / "run", given)))
+    assert torch.equal(carried.pixels(IMAGES), trained.pixels(IMAGES))
+    assert torch.equal(carried.encode_image(IMAGES), trained.encode_image(IMAGES))
+    assert torch.equal(carried.encode_text(TEMPLATES), trained.encode_text(TEMPLATES))
+    assert carried.digest == trained.digest
+    torch.testing.assert_close(trained.pixels.mean.flatten(), 2 * torch.tensor(told.get("mean", seen["mean"])) - 1)
+
+
+def test_a_local_file_of_a_public_model_is_carried_with_what_its_tag_tells(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-L-14", json.loads(Path(tiny.model).read_text()))
+    given = {"model": "ViT-L-14", "pretrained": tiny.pretrained, "tag": "laion2b_s32b_b82k"}
+    carry_clip(given, tmp_path)
+    monkeypatch.delitem(open_clip.pretrained._PRETRAINED["ViT-L-14"], "laion2b_s32b_b82k")  # of a later open_clip
+    carried = load_clip(parse(ClipOptions, find_clip(tmp_path, given)))
+    torch.testing.assert_close(
+        carried.pixels(IMAGES[..., :1, :1].expand(-1, -1, 32, 32)), IMAGES[..., :1, :1].expand(-1, -1, 32, 32)
+    )
+
+
+def test_a_clip_that_has_gone_leaves_the_run_whole_with_a_warning(tmp_path, capsys):
+    gone = {"model": "ViT-L-14", "pretrained": "gone/clip.safetensors"}
+    assert carry_clip(gone, tmp_path / "run") is None and not (tmp_path / "run").exists()
+    assert "does not carry its CLIP: no CLIP checkpoint at gone/clip.safetensors" in capsys.readouterr().err
+
+
+def test_a_run_of_an_earlier_version_is_found_by_its_architecture_and_the_options(tiny, tmp_path):
+    (tmp_path / "clip.json").write_text(Path(tiny.model).read_text())
+    (tmp_path / "clip.safetensors").write_bytes(Path(tiny.pretrained).read_bytes())
+    found = find_clip(tmp_path, {"model": "/gone.json", "pretrained": "/gone.safetensors", "quick_gelu": True})
+    assert found["quick_gelu"] and load_clip(parse(ClipOptions, found)).width == 16
+
+
 def test_without_hard_links_the_weights_are_copied(tiny, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError("Invalid cross-device link")
@@ -176,7 +235,9 @@ def test_a_public_clip_is_not_carried(tmp_path, monkeypatch):
     public = {"model": "ViT-B-32", "pretrained": "openai"}
     monkeypatch.chdir(tmp_path)
     Path("openai").write_text("a file by the name of a tag")
-    carry_clip(public, tmp_path / "run")
+    Path("cached").write_text("the weights")
+    monkeypatch.setattr("lanit.language.clip_files.download_pretrained", lambda _: "cached")
+    assert carry_clip(public, tmp_path / "run")
     assert not (tmp_path / "run").exists() and find_clip(tmp_path / "run", public) == public
 
 

@@ -59,6 +59,21 @@ def test_labels_lie_in_the_manifest_s_order_with_their_similarities(inputs, face
     assert not (inputs / "labels" / "pretrain.parquet").exists()
 
 
+def test_texts_and_embeddings_of_clips_that_see_otherwise_are_refused(inputs, faces, capsys):
+    def mark(name, clip):
+        arrays, metadata = read_tensors(inputs / f"{name}.safetensors", (), "lanit embed")
+        write_tensors(inputs / f"{name}.safetensors", arrays, metadata | {"clip": clip})
+
+    for name in ("texts", "train-0", "train-1", "test-0"):
+        mark(name, "0123456789ab")
+    assert main(command(inputs, faces)) == 0
+    _, metadata = read_tensors(inputs / "labels" / "texts.safetensors", (), "lanit label")
+    assert metadata["clip"] == "0123456789ab"
+    mark("test-0", "ba9876543210")
+    assert main(command(inputs, faces)) == 2
+    assert "test-0.safetensors is of another CLIP than the texts in" in capsys.readouterr().err
+
+
 def test_quality_and_chosen_texts_are_written(inputs, faces):
     assert main(command(inputs, faces, domains=["yacht", "hat"], kind="top_k", k=1)) == 0
     quality = json.loads((inputs / "labels" / "quality.json").read_text())

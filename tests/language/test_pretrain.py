@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 from lanit.cli import main
 from lanit.config import LanitError
 from lanit.language.clip import ClipOptions, load_clip
+from lanit.language.clip_files import OPEN_CLIP_DEFAULT
+from lanit.language.clip_weights import Checkpoint
 from lanit.language.pretrain import PretrainOptions, Tokens, augment, draw_names, info_nce, pretrain, train_towers
 from lanit.language.prompts import base_features, fill, text_features
 from lanit.language.pseudo_labels import adaptive
@@ -113,7 +116,10 @@ def test_the_command_writes_the_same_weights_twice_and_they_load(tiny, faces, tm
         assert main(["embed", "clip", "--options", options, "--manifest", str(faces), "--output", str(output)]) == 0
         written.append(output.read_bytes())
     assert written[0] == written[1]
-    load_clip(ClipOptions(tiny.model, str(tmp_path / "a.safetensors")))
+    clip = load_clip(ClipOptions(tiny.model, str(tmp_path / "a.safetensors")))
+    assert clip.digest != load_clip(tiny).digest
+    told = Checkpoint(tmp_path / "a.safetensors").told
+    assert told == json.loads(json.dumps(asdict(OPEN_CLIP_DEFAULT) | {"quick_gelu": False}))
     assert "40 images, 16 attributes" in capsys.readouterr().out
 
 
@@ -126,6 +132,16 @@ def test_the_demo_s_configuration_reads_its_longest_captions():
     Tokens(tokenizer, PretrainOptions(str(CONFIG), [template]), ATTRIBUTES)
 
 
+def test_a_clip_trained_here_is_seen_as_it_was_trained_under_any_model_s_name(tiny, faces, tmp_path, monkeypatch):
+    """open_clip's table says otherwise of ViT-B-16-SigLIP, whose published weights these are not."""
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-16-SigLIP", json.loads(Path(tiny.model).read_text()))
+    options = {"model": "ViT-B-16-SigLIP", "templates": ["{}."], "steps": 1, "text_steps": 1, "batch": 4, "named": 2}
+    output = str(tmp_path / "clip.safetensors")
+    assert main(["embed", "clip", "--options", json.dumps(options), "--manifest", str(faces), "--output", output]) == 0
+    clip = load_clip(ClipOptions("ViT-B-16-SigLIP", output))
+    torch.testing.assert_close(clip.pixels.mean.flatten(), 2 * torch.tensor(open_clip.OPENAI_DATASET_MEAN) - 1)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -133,6 +149,10 @@ def test_the_demo_s_configuration_reads_its_longest_captions():
         ({"templates": ["a face"]}, "must hold {} once"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"named": 9}, "longer than the 16 tokens"),
+        (
+            {"model": "ViT-B-16-SigLIP"},
+            "cut by timm/ViT-B-16-SigLIP, .*open_clip's own tokenizer alone",
+        ),
         ({"image_learning_rate": float("inf"), "text_steps": 0}, "no longer finite at step"),
     ],
 )

@@ -15,8 +15,9 @@ from steps import take_step, take_step_without_waiting
 from lanit.config import LanitError, parse
 from lanit.data.rng import BatchRng
 from lanit.methods import style_aware
-from lanit.methods.protocol import Batch
+from lanit.methods.protocol import Batch, PerceptualMethod
 from lanit.methods.style_aware import StyleAware
+from lanit.networks.perceptual import Perceptual
 from lanit.settings.style_aware import StyleAwareOptions
 
 SMALL = {
@@ -426,6 +427,12 @@ def test_a_perceptual_distance_takes_the_place_of_pixels(tmp_path, monkeypatch):
         16,
         16,
     )
+
+
+def test_a_run_can_name_the_perceptual_distance_that_it_learned_by():
+    named = make(loss={"distance": "perceptual"}, perceptual=Perceptual("judge-0123abcd", torch.nn.Identity()))
+    assert isinstance(named, PerceptualMethod) and named.perceptual_name == "judge-0123abcd"
+    assert make(loss={"distance": "l1"}).perceptual_name is None
 
 
 def test_a_saved_and_loaded_method_goes_on_with_the_same_bits():

@@ -293,10 +293,10 @@ def test_half_precision_is_nearly_as_good_and_leaves_state_in_full():
     assert all(value.dtype != torch.bfloat16 and value.isfinite().all() for value in state)
 
 
+@torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
 def test_compiled_networks_take_the_same_steps(monkeypatch):
     """What the compiler is given, but for the last stage, which needs a minute."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     torch._dynamo.reset()
     counters = torch._dynamo.utils.counters
     counters.clear()

@@ -15,6 +15,7 @@ from trainings import DOMAINS, OPTIONS, learned, model, options_of
 from lanit.cli import main
 from lanit.config import LanitError, parse
 from lanit.data.rng import BatchRng
+from lanit.files import read_tensors, write_tensors
 from lanit.methods.lanit import Lanit
 from lanit.settings.lanit import LanitOptions
 from lanit.training import checkpoint, loop
@@ -161,6 +162,8 @@ def test_labels_of_other_images_or_domains_are_an_error(run, language, manifest,
     message = "are of the domains hat, glasses, beard, and train.domains says beard, glasses, hat"
     with pytest.raises(LanitError, match=message):
         run(tmp_path, learned(language, domains=DOMAINS[::-1]))
+    with pytest.raises(LanitError, match="lanit learns by language; give train.language its clip and templates"):
+        run(tmp_path, learned(language) | {"language": None})
     labels = tmp_path / "labels"
     shutil.copytree(language["labels"], labels)
     found = read_labels(labels, "train")
@@ -433,6 +436,14 @@ def test_prompts_that_learn_ask_for_the_embeddings_of_all_images(manifest, langu
         loop.train(options, Inputs(manifest, language["labels"]), tmp_path, None, ONE)
     with pytest.raises(LanitError, match="16 of 32 labelled images have no embedding"):
         loop.train(options, Inputs(manifest, language["labels"], (language["embeddings"][0],)), tmp_path, None, ONE)
+
+
+def test_embeddings_of_a_clip_that_sees_otherwise_than_the_labels_are_refused(manifest, language, tmp_path):
+    arrays, metadata = read_tensors(language["embeddings"][1], ("embeddings", "keys"), "lanit embed")
+    write_tensors(tmp_path / "other.safetensors", arrays, metadata | {"clip": "0123456789ab"})
+    inputs = Inputs(manifest, language["labels"], (language["embeddings"][0], tmp_path / "other.safetensors"))
+    with pytest.raises(LanitError, match="other.safetensors is of another CLIP than the texts in .*labels"):
+        loop.train(parse(TrainOptions, learned(language)), inputs, tmp_path / "run", None, ONE)
 
 
 def test_a_batch_that_does_not_divide_among_processes_is_an_error(manifest, tmp_path):

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -426,6 +427,20 @@ def test_a_run_folder_carries_its_clip(use, runs, clip, photos, tmp_path):
     assert use(tmp_path / "moved.png", "--reference", photos / "b.JPG", run=run) == 0
     assert use(tmp_path / "there.png", "--reference", photos / "b.JPG") == 0
     assert (tmp_path / "moved.png").read_bytes() == (tmp_path / "there.png").read_bytes()
+
+
+def test_a_run_s_clip_that_is_another_by_now_is_refused(use, runs, clip, photos, tmp_path, capsys):
+    """Its preprocessing, say, that a configuration beside the weights told when it was trained."""
+    from lanit.language.clip import ClipOptions, load_clip
+    from lanit.language.pseudo_labels import read_texts
+
+    run = shutil.copytree(runs["lanit"], tmp_path / "run")
+    texts, digest = read_texts(run / "texts.safetensors"), load_clip(ClipOptions(*map(str, clip))).digest
+    write_texts(replace(texts, clip=digest), run / "texts.safetensors")
+    assert use(tmp_path / "out.png", "--reference", photos / "b.JPG", run=run) == 0
+    write_texts(replace(texts, clip="0123456789ab"), run / "texts.safetensors")
+    assert use(tmp_path / "out.png", "--reference", photos / "b.JPG", run=run) == 2
+    assert "is of another CLIP than the texts in" in capsys.readouterr().err
 
 
 def test_a_text_at_full_strength_loads_no_clip(runs, photos, tmp_path):

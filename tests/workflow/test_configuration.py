@@ -6,11 +6,13 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import configuration
 import pytest
 import yaml
-from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
 ROOT = Path(__file__).parents[2]
@@ -18,6 +20,31 @@ CONFIGS = ROOT / "workflow" / "configs"
 
 MISTAKES = [
     # an overlay, and the sentence
+    (
+        {"train": {"lanit": {"settings": {"loss": {"dll": 1}}}}},
+        r"train\.lanit\.settings\.loss has an unknown key 'dll'; did you mean 'dl'\?",
+    ),
+    (
+        {"train": {"lanit": {"settings": {"ema": float("nan")}}}},
+        r"train\.lanit\.settings\.ema must be a finite number, not nan",
+    ),
+    (
+        {"train": {"lanit": {"settings": {"learning_rate": -0.1}}}},
+        r"train\.lanit\.settings\.learning_rate must be above 0, not -0\.1",
+    ),
+    (
+        {"train": {"tunit": {"settings": {"network": {"guiding_base": 0}}}}},
+        r"train\.tunit\.settings\.network\.guiding_base must be at least 1, not 0",
+    ),
+    (
+        {"methods": ["mild"], "train": {"mild": {"like": "lanit", "settings": {"betas": [0.5, 1.5]}}}},
+        r"train\.mild\.settings\.betas\[1\] must be at least 0 and below 1, not 1\.5",
+    ),
+    (
+        {"methods": ["stargan2"], "dataset": {"faces": {"size": 48}}},
+        r"train\.stargan2\.settings does not suit faces at N = 4: size 48 cannot be halved down to 16 .*",
+    ),
+    ({"train": {"lanit": {"settings": {"loss": {"dl": 0}}}}}, r"prompts learn from the language loss alone, .*"),
     ({"evaluate": {"split": "pretrain"}}, r"evaluate\.split is wrong: 'pretrain' is not one of .*"),
     ({"domain": [4]}, r"domain is not a key here; did you mean 'domains'\?"),
     ({"methods": ["lanit_top1"]}, r"methods\[0\] names 'lanit_top1', which is not there; did you mean 'lanit'\?"),
@@ -41,11 +68,53 @@ MISTAKES = [
         {"dataset": {"faces": {"templates": ["a face"]}}},
         r"dataset\.faces\.templates\.0 is wrong: 'a face' does not match .*",
     ),
-    ({"dataset": {"faces": {"size": "32"}}}, r"dataset\.faces\.size is wrong: '32' is not of type 'integer'"),
+    ({"dataset": {"faces": {"size": "32px"}}}, r"dataset\.faces\.size is wrong: '32px' is not of type 'integer'"),
+    ({"domains": 4}, r"domains is wrong: 4 is not of type 'array'"),
+    ({"sweep": True}, r"sweep is true to YAML \(which reads yes, on and true so\); put quotes around the text"),
+    (
+        {"dataset": {"faces": {"classes": ["hat", False]}}},
+        r"dataset\.faces\.classes\.1 is false to YAML \(which reads no, off and false so\); put quotes around the name",
+    ),
+    (
+        {"domains": [2, 4]},
+        r"labellers\.top3\.k is 3, more than the N = 2 of `domains`; .* with `labellers: \{top3: null\}`",
+    ),
+    ({"labellers": {"adaptive": None}}, r"labeller names 'adaptive', which is not there; .*"),
+    ({"methods": ["tunit"], "train": {"tunit": None}}, r"methods\[0\] names 'tunit', which is not there; .*"),
+    ({"results": "./"}, r"results is the working directory itself; name a folder in it"),
+    ({"results": "what?"}, r"results: .* holds a question mark, .* name another folder"),
     ({"clip": {"faces": {"pretrained": "openai"}}}, r"clip\.faces must hold either `pretrained` .* or `train`"),
     (
         {"clip": {"faces": {"model": "clip.json"}}},
         r"clip\.faces\.model names clip\.json, where no file is; put it there or give its place",
+    ),
+    (
+        {"clip": {"faces": {"mean": [0.5, 0.5, 0.5]}}},
+        r"clip\.faces\.mean is of weights that are given; a CLIP that is trained here knows: drop it",
+    ),
+    (
+        {"clip": {"mine": {"model": "ViT-B-32", "pretrained": "x.pt"}}, "dataset": {"faces": {"clip": "mine"}}},
+        r"clip\.mine cannot be used: no CLIP checkpoint at x\.pt; put the weights of ViT-B-32 there or give their path",
+    ),
+    (
+        {"clip": {"mine": {"model": "ViT-B-32"}}, "dataset": {"faces": {"clip": "mine"}}},
+        r"clip\.mine must hold either `pretrained` \(a tag, a file or a folder\) or `train`",
+    ),
+    (
+        {"clip": {"mine": {"model": "tests/"}}, "dataset": {"faces": {"clip": "mine"}}},
+        r"clip\.mine cannot be used: tests holds no open_clip_config\.json; put it there, or give clip\.model .*",
+    ),
+    (
+        {
+            "clip": {"mine": {"model": "ViT-B-32", "pretrained": "openai", "std": [0, 0, 0]}},
+            "dataset": {"faces": {"clip": "mine"}},
+        },
+        r"clip\.mine cannot be used: clip\.std must hold three values from 0\.001 to 1, .*",
+    ),
+    ({"clip": {"faces": {"mean": [127, 127, 127]}}}, r"clip\.faces\.mean\.0 is wrong: 127 is greater than .*"),
+    (
+        {"clip": {"faces": {"quickgelu": True}}},
+        r"clip\.faces\.quickgelu is not a key here; did you mean 'quick_gelu'\?",
     ),
     ({"train": {"lanit": {"batch": 0}}}, r"train\.lanit\.batch is wrong: 0 is less than the minimum of 1"),
     ({"train": {"lanit-top1": {"like": "lanit"}}}, r"train is wrong: 'lanit-top1' does not match .*"),
@@ -87,7 +156,10 @@ MISTAKES = [
         r"train\.mine\.prompts is of no use to tunit, which trains without labels; drop it",
     ),
     ({"uncovered": "drop"}, r"uncovered is wrong: 'drop' is not one of \['left_out', 'slack'\]"),
-    ({"tracking": {"uri": "file:///tmp/x"}}, r"tracking\.uri is wrong: .*"),
+    ({"tracking": {"uri": "file:///tmp/x"}}, r"tracking\.uri must be null, sqlite:///… or http\(s\)://…"),
+    ({"tracking": {"uri": "ftp://me:secret@host"}}, r"tracking\.uri must be null, sqlite:///… or http\(s\)://…"),
+    ({"tracking": "http://me:secret@host"}, r"tracking\.uri must be null, sqlite:///… or http\(s\)://…"),
+    ({"tracking": {"url": "http://me:secret@host"}}, r"tracking\.url is not a key here; did you mean 'uri'\?"),
     (
         {"external": {"clip": {"title": "StyleCLIP", "dataset": "faces", "images": "made"}}},
         r"external\.clip\.images names made, where no folder is; put the translations there or give their place "
@@ -117,31 +189,95 @@ MISTAKES = [
 
 
 def check(overlay: dict | Path) -> dict:
-    """The configuration as the Snakefile makes it of `config.yaml` and an overlay, checked; see `load`."""
-    return load(overlay)["config"]
+    """The configuration as the Snakefile makes it of `config.yaml` and an overlay, checked."""
+    return load(overlay)[0]
 
 
 def variants(overlay: dict | Path) -> dict[str, dict]:
     """What each variant of `train` is in the end."""
-    return load(overlay)["VARIANTS"]
+    return load(overlay)[1]
 
 
-def load(overlay: dict | Path) -> dict:
-    """Do what the Snakefile does with `config.yaml` and an overlay, in this process: the names of the rule file."""
+def load(overlay: dict | Path) -> tuple[dict, dict[str, dict]]:
+    """The configuration and its variants."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     update_config(config, overlay if isinstance(overlay, dict) else yaml.safe_load(overlay.read_text()))
-    path = ROOT / "workflow" / "rules" / "configuration.smk"
-    names = {"config": config, "BASE": ROOT, "Path": Path, "WorkflowError": WorkflowError}
-    exec(compile(path.read_text(), path, "exec"), names)
-    return names
+    return config, configuration.check(config, ROOT)
 
 
 @pytest.mark.parametrize("overlay, sentence", MISTAKES, ids=[str(overlay) for overlay, _ in MISTAKES])
 def test_a_mistake_is_named_by_its_key(monkeypatch, overlay, sentence):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(WorkflowError) as error:
+    with pytest.raises(configuration.Mistake) as error:
         check(overlay)
     assert re.fullmatch("configuration: " + sentence, str(error.value))
+
+
+def test_a_labeller_is_switched_off_in_an_overlay(snakemake):
+    """Two domains, the commonest task of all: day and night, horse and zebra."""
+    overlay = {"domains": [2], "labellers": {"top3": None}}
+    commands = planned(snakemake, "lanit label", overlays=[overlay])
+    assert {c["options"]["labeller"]["kind"] for c in commands} == {"adaptive", "top_k", "fixed"}
+    assert {c["options"]["labeller"].get("k") for c in commands} == {None, 1}
+
+
+def test_a_learning_rate_may_be_written_as_people_write_it(snakemake, tmp_path):
+    (tmp_path / "mine.yaml").write_text("train: {images: 1e4, lanit: {settings: {learning_rate: 1e-4}}}\n")
+    commands = planned(snakemake, "lanit train", overlays=[tmp_path / "mine.yaml"])
+    lanit = {c["options"]["method"]: c["options"] for c in commands}["lanit"]
+    assert (lanit["settings"]["learning_rate"], lanit["images"]) == (0.0001, 10000)
+
+
+def test_what_is_nested_on_the_command_line_is_what_it_would_be_in_a_file(snakemake):
+    told = ["--config", "domains=[4,7]", "seeds=[0,1]", 'train={"images": 800, "tunit": {"batch": 4}}']
+    told += ['labellers={"top3": null}']
+    result = snakemake("--dry-run", "--quiet", "progress", "--printshellcmds", *told)
+    assert result.returncode == 0, result.stdout
+    options = {json.dumps(c["options"]): c["options"] for c in calls_in(result.stdout, "lanit train")}.values()
+    assert len(options) == 8 and {(o["method"], o["batch"], o["images"]) for o in options} == {
+        ("lanit", 8, 800), ("tunit", 4, 800),
+    }  # fmt: skip
+
+
+def test_from_elsewhere_the_shipped_files_are_found_and_results_are_here(tmp_path):
+    """The checkout is shared and read-only, and nothing of it lies in the working folder."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--dry-run", "--cores", "1"]
+    command += ["--printshellcmds", "--configfile", str(CONFIGS / "smoke.yaml")]
+    for arguments in ([], ["--directory", str(tmp_path / "there")]):
+        done = subprocess.run([*command, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (clip,) = {
+            json.dumps(c["options"]): c for c in calls_in(done.stdout + done.stderr, "lanit embed clip")
+        }.values()
+        assert clip["options"]["model"] == str(CONFIGS / "clip-faces.json")
+        assert clip["output"] == ["results-smoke/clip/faces/clip.safetensors"]
+
+
+def test_no_spelling_of_a_folder_is_warned_of(snakemake, tmp_path):
+    for spelling in ("./out/", f"{tmp_path}/out"):
+        result = snakemake("--dry-run", "--quiet", "progress", "--printshellcmds", overlays=[{"results": spelling}])
+        assert result.returncode == 0 and "Relative file path" not in result.stdout, result.stdout
+        assert {c["output"][0] for c in calls_in(result.stdout, "lanit compare")} == {"out"}
+
+
+def test_no_password_is_passed_on(snakemake):
+    """MLflow finds it in the environment; commands, params and the record of what was run do not hold it."""
+    uri = "http://runner:hunter%232@127.0.0.1:9/base"
+    result = snakemake("--dry-run", "--printshellcmds", "--verbose", overlays=[{"tracking": {"uri": uri}}])
+    assert result.returncode == 0 and "http://127.0.0.1:9/base" in result.stdout
+    assert "hunter" not in result.stdout and "runner" not in result.stdout
+    checked = check({"tracking": {"uri": uri}})
+    try:
+        assert checked["tracking"]["uri"] == "http://127.0.0.1:9/base"
+        assert os.environ.pop("MLFLOW_TRACKING_PASSWORD") == "hunter#2"
+    finally:
+        os.environ.pop("MLFLOW_TRACKING_USERNAME", None)
+
+
+def test_more_domains_than_there_are_names_are_refused(snakemake):
+    result = snakemake("--dry-run", "results/faces/lanit-n20/seed0/scores.json")
+    assert result.returncode != 0
+    assert "dataset.faces.domains has no 20 names, and a file of N = 20 is asked for" in result.stdout
 
 
 def test_a_mistake_ends_snakemake_with_one_sentence(snakemake):
@@ -210,6 +346,29 @@ def test_a_training_is_given_its_variants_options(snakemake):
     assert "embeddings" not in commands["lanit"] and "labels" not in commands["tunit"]
     assert commands["lanit"]["labels"] == ["results/faces/labels/adaptive-n4"]
     assert commands["bold"]["labels"] == ["results/faces/labels/top3-n4"]
+
+
+def test_how_a_clip_sees_is_part_of_every_command_that_loads_it_and_its_files_are_their_inputs(snakemake, tmp_path):
+    """What is given alone: a key more would plan finished stages anew."""
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    for name in ("open_clip_config.json", "open_clip_model.safetensors", "tokenizer.json", "README.md"):
+        (hub / name).write_text("{}")
+    told = {"mean": [0.5, 0.5, 0.5], "interpolation": "bilinear", "quick_gelu": False}
+    given = {"clip": {"mine": {"model": "hub"} | told}, "dataset": {"faces": {"clip": "mine"}}}
+    overlay = given | {"methods": ["lanit"], "domains": [4]}
+    calls = planned(snakemake, "lanit embed", "lanit train", overlays=[overlay])
+    clips = [call["options"].get("clip") or call["options"]["language"]["clip"] for call in calls]
+    assert len(clips) >= 5 and all(clip == {"model": "hub"} | told for clip in clips)
+    made = tmp_path / "results" / "faces" / "embeddings" / "mine" / "texts.safetensors"
+    made.parent.mkdir(parents=True)
+    made.write_bytes(b"of before the files were changed")
+    os.utime(made, (0, 10**9))
+    changed = snakemake("--dry-run", str(made.relative_to(tmp_path)), overlays=[overlay]).stdout
+    reason = re.search("Updated input files: (.*)", changed)[1]
+    assert set(reason.split(", ")) == {
+        "hub/open_clip_config.json", "hub/open_clip_model.safetensors", "hub/tokenizer.json"
+    }  # fmt: skip
 
 
 def test_another_system_stands_beside_the_methods_once_a_dataset(snakemake, tmp_path):
@@ -404,7 +563,9 @@ def test_the_readmes_example_of_another_system_is_sound(monkeypatch, tmp_path):
     example = re.search(r"```yaml\n(external:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "workflow").symlink_to(ROOT / "workflow")
-    with pytest.raises(WorkflowError, match=r"external\.styleclip\.images names translated/styleclip, where no folder"):
+    with pytest.raises(
+        configuration.Mistake, match=r"external\.styleclip\.images names translated/styleclip, where no folder"
+    ):
         check(yaml.safe_load(example))
     (tmp_path / "translated" / "styleclip").mkdir(parents=True)
     assert check(yaml.safe_load(example))["external"]["styleclip"]["table"] is None
@@ -459,7 +620,7 @@ def test_what_the_papers_file_takes_from_released_code_says_so():
     taken = (
         "resize: corners", "fully_covered: left_out", "weight_decay: 0.0001  #", "learning_rate: 0.000001  #", "view:",
         "images: 6400000", "images: 800000", "statistics:", "warmup:", "ema_start:", "base_channels: null",
-        "augment: {crop: false",
+        "augment: {crop: false, flip: true",
     )  # fmt: skip
     for key in taken:
         given = [line for line in lines if line.strip().startswith(key)]
@@ -483,8 +644,13 @@ def planned(snakemake, *commands: str, overlays: list) -> list[dict]:
     """The arguments of every call of the commands that a dry run prints, `options` as what their JSON says."""
     result = snakemake("--dry-run", "--quiet", "progress", "--printshellcmds", overlays=overlays)
     assert result.returncode == 0, result.stdout
+    return calls_in(result.stdout, *commands)
+
+
+def calls_in(text: str, *commands: str) -> list[dict]:
+    """The arguments of every call of the commands that Snakemake printed."""
     calls = []
-    for line in result.stdout.splitlines():
+    for line in text.splitlines():
         if any(f"-m {command} " in line for command in commands):
             words = shlex.split(line[line.rindex("-m lanit ") :].split("&>")[0].split("2>&1")[0])
             call: dict = {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -81,6 +83,20 @@ def test_the_rules_environment_is_what_the_package_needs_to_run():
 
 def test_the_environment_for_development_is_all_of_it():
     assert pip_part(read_environment("dev")) == list(read_pins().values())
+
+
+@pytest.mark.parametrize("name", ["Makefile", "README.md"])
+def test_make_and_the_plain_commands_install_every_extra(name):
+    assert f"-c constraints.txt -e '.[{','.join(EXTRAS)}]'" in (ROOT / name).read_text()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_says_what_there_is_to_make():
+    told = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert [line.split()[:2] for line in told.splitlines()] == [
+        ["make", target] for target in phony.split() if target != "help"
+    ]
 
 
 def test_no_code_imports_what_is_not_needed_to_run():

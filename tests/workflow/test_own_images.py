@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from lanit.data.manifest import read_card
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def mine(**source) -> dict:
 
 
 def test_what_is_to_be_said_of_the_images_is_on_the_terminal_once_though_all_went_well(snakemake, animals, tmp_path):
-    result = snakemake("--cores", "2", "results/mine/manifest.parquet", overlays=[mine()])
+    result = snakemake("--cores", "2", "results/mine/manifest.parquet", overlays=[mine()], timeout=600)
     assert result.returncode == 0, result.stdout
     logs = tmp_path / "results" / "logs"
     for sentence, log in (
@@ -61,10 +65,10 @@ def test_what_cannot_be_scored_is_said_before_anything_else_runs(snakemake, anim
         ({"dataset": {"mine": {"classes": ["cat", "dgo"]}}}, "'dgo' is none of the source's; did you mean 'dog'?"),
         ({"evaluate": {"k": 5}}, "raise source.test_last to 6, or lower evaluate.k to 2"),
     ):
-        result = snakemake("--cores", "2", target, overlays=[mine(), overlay])
+        result = snakemake("--cores", "2", target, overlays=[mine(), overlay], timeout=600)
         assert result.returncode != 0 and sentence in result.stdout
         assert not list((tmp_path / "results").rglob("*.parquet")) + list((tmp_path / "results").rglob("*.tar"))
-    assert snakemake("--cores", "2", target, overlays=[mine()]).returncode == 0
+    assert snakemake("--cores", "2", target, overlays=[mine()], timeout=600).returncode == 0
     result = snakemake("--dry-run", overlays=[mine(), {"evaluate": {"k": 5}}])
     assert "configuration: dataset.mine cannot be scored: the test split has 3 images of 'cat'" in result.stdout
     result = snakemake("--dry-run", target, overlays=[mine(), {"evaluate": {"k": 1}}])
@@ -72,3 +76,17 @@ def test_what_cannot_be_scored_is_said_before_anything_else_runs(snakemake, anim
     more = {"dataset": {"mine": {"source": {"test_last": 6}}}, "evaluate": {"k": 5}}
     result = snakemake("--dry-run", target, overlays=[mine(), more])
     assert result.returncode == 0 and "plan_shards" in result.stdout, "advice that was followed is not refused again"
+
+
+def test_the_readmes_example_plans_forty_pictures_a_class(snakemake, tmp_path):
+    """As many as one has at first: each class has enough of them in the test split."""
+    example = re.search(r"```yaml\n(# mine.yaml.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    (tmp_path / "mine.yaml").write_text(example)
+    for folder in yaml.safe_load(example)["dataset"]["mine"]["classes"]:
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        for i in range(40):
+            Image.new("L", (1, 1), i).save(tmp_path / "photos" / folder / f"IMG_{i:04d}.JPG")
+    overlays = [ROOT / "workflow" / "configs" / "paper.yaml", tmp_path / "mine.yaml"]
+    result = snakemake("--cores", "1", "results-mine/mine/shards/plan.parquet", overlays=overlays, timeout=600)
+    assert result.returncode == 0, result.stdout
+    assert "mine: 160 images: train " in result.stdout

@@ -8,10 +8,17 @@ from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
 BASE = Path(workflow.basedir)
+sys.path[:0] = [str(BASE), str(BASE / "workflow" / "scripts")]  # the checkout beside the Snakefile, installed or not
+from configuration import CHOICES, Mistake, check, describe_scored, describe_sharding
+from lanit.address import database_path, ui_command
+from lanit.catalogue import METHODS
+from lanit.config import digest
+from lanit.spelling import is_file_name
 
-
-include: "configuration.smk"
-
+try:
+    VARIANTS = check(config, BASE)
+except Mistake as mistake:
+    raise WorkflowError(str(mistake)) from None  # one sentence, and no trace of the functions above
 
 # Rules run the checkout beside the Snakefile, installed or not: with the Python that runs Snakemake, or under
 # --use-conda with the environment's, activated before this.
@@ -20,10 +27,6 @@ COMMAND_PATHS = f"export PYTHONPATH={shlex.quote(str(BASE))}; " + (
     "" if CONDA else f"PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
 )
 shell.prefix(COMMAND_PATHS.replace("{", "{{").replace("}", "}}"))
-
-sys.path.insert(0, str(BASE))
-from lanit.address import database_path, ui_command
-from lanit.config import digest
 
 RESULTS = config["results"]
 STORE = config["tracking"]["uri"] or f"sqlite:///{RESULTS}/mlflow.db"
@@ -93,18 +96,21 @@ def run_file(name):
 
 def get_sharding(wildcards):
     """Options of the shard stage."""
-    return describe_sharding(wildcards.dataset)
+    return describe_sharding(config, wildcards.dataset)
 
 
 def get_scored(wildcards):
     """What will be scored on a dataset: the shard stage looks whether it is there."""
-    return Told(**describe_scored(wildcards.dataset))
+    return Told(**describe_scored(config, wildcards.dataset))
 
 
 def get_domains(wildcards):
     """The N candidate domains: the list given for this N, or a prefix of the one list."""
     domains, n = config["dataset"][wildcards.dataset]["domains"], int(wildcards.n)
-    return domains[n] if isinstance(domains, dict) else domains[:n]
+    found = domains.get(n, []) if isinstance(domains, dict) else domains[:n]
+    if len(found) != n:  # only of a file that was asked for by its name
+        raise WorkflowError(f"dataset.{wildcards.dataset}.domains has no {n} names, and a file of N = {n} is asked for")
+    return found
 
 
 def get_all_domains(wildcards):
@@ -154,16 +160,19 @@ def clip_of(wildcards):
 
 
 def get_clip(wildcards):
-    """CLIP options: an open_clip model by name or JSON file, and its weights by tag or file."""
+    """CLIP options: an open_clip model by name or file, its weights by tag or file, and how they see images."""
     clip = config["clip"][clip_of(wildcards)]
     trained = f"{RESULTS}/clip/{clip_of(wildcards)}/clip.safetensors"
-    options = {"model": clip["model"], "pretrained": trained if "train" in clip else clip["pretrained"]}
-    return options | {key: clip[key] for key in ("resize",) if key in clip}
+    given = {key: value for key, value in clip.items() if key != "train" and value is not None}
+    return given | ({"pretrained": trained} if "train" in clip else {})
 
 
 def get_clip_files(wildcards):
     """The files among them: a model that changes makes everything that came of it anew."""
-    return [value for value in get_clip(wildcards).values() if is_file_name(value)]
+    clip = get_clip(wildcards)
+    if "train" in config["clip"][clip_of(wildcards)]:  # not there yet
+        return [value for value in clip.values() if is_file_name(value)]
+    return list_files(clip["model"], clip.get("pretrained"))
 
 
 def get_features(wildcards):
@@ -260,9 +269,15 @@ def get_perceptual(wildcards):
 
 def get_perceptual_files(wildcards):
     """The files among it: a training waits for them."""
-    given = get_perceptual(wildcards)
-    values = [*(given.get("clip") or {}).values(), given.get("weights"), given.get("linear")]
-    return [value for value in values if is_file_name(value)]
+    given, own = get_perceptual(wildcards), VARIANTS[wildcards.variant].get("settings", {}).get("perceptual", {})
+    clip = []
+    if given.get("clip"):
+        clip = (
+            list_files(own["clip"]["model"], own["clip"].get("pretrained"))
+            if "clip" in own
+            else get_clip_files(wildcards)
+        )
+    return clip + [value for value in (given.get("weights"), given.get("linear")) if is_file_name(value)]
 
 
 def get_language(wildcards):

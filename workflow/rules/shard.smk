@@ -1,4 +1,5 @@
-# Images → WebDataset tars of a fixed number, one manifest, and what was left out.
+# Images → WebDataset tars of a fixed number, one manifest, and what was left out. What is to be said of the images is put on
+# the terminal, too, when all went well; of a job that failed Snakemake shows the log.
 
 
 rule plan_shards:
@@ -16,7 +17,7 @@ rule plan_shards:
         "{wildcards.dataset}: list the images and assign splits and shards"
     shell:
         "python -m lanit shard plan --options {params.options:q} --scored {params.scored:q} "
-        "--output {output:q} 2>&1 | tee {log:q}"
+        "--output {output:q} &> {log:q} && cat {log:q}"
 
 
 rule write_shard:
@@ -58,4 +59,4 @@ rule index_shards:
         "{wildcards.dataset}: gather the manifest"
     shell:
         "python -m lanit shard index --plan {input.plan:q} --indices {input.indices:q} --manifest {output.manifest:q} "
-        "--quarantine {output.quarantine:q} --card {output.card:q} --scored {params.scored:q} 2>&1 | tee {log:q}"
+        "--quarantine {output.quarantine:q} --card {output.card:q} --scored {params.scored:q} &> {log:q} && cat {log:q}"

@@ -52,7 +52,7 @@ rule train:
         "exec > >(trap '' INT TERM; tee {log:q} "
         "| awk '{{ print \"[{wildcards.variant} n{wildcards.n} seed{wildcards.seed}]\", $0; fflush() }}') 2>&1; "
         'exec python "$PYTHONPATH/workflow/scripts/lease_gpus.py" {resources.gpu} '
-        "python -m lanit.training.launch --standalone --nproc-per-node=$processes "
+        "python -m lanit.training.launch --standalone --nnodes=1 --nproc-per-node=$processes "
         "-m lanit train --options {params.options:q} --manifest {input.manifest:q} {params.labels:q} "
         "{params.embeddings:q} --output {params.folder:q} --track {params.track:q}"
 

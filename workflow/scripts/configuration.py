@@ -1,27 +1,33 @@
-# The configuration against its schema, and what a schema cannot say. An error names the key and says what to do.
+"""The configuration of a sweep, made plain, against its schema, and what a schema cannot say.
+
+The Snakefile calls `check`; an error names the key and says what to do. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
 import difflib
-import sys
+from pathlib import Path
+from typing import Any, NoReturn
 
 import jsonschema
 import yaml
 from snakemake.utils import validate
 
-sys.path.insert(0, str(BASE))  # the checkout beside the Snakefile, installed or not
+from lanit import catalogue, spelling
+from lanit.address import SQLITE, check_kind, keep_password
 from lanit.catalogue import METHODS
+from lanit.config import LanitError, digest, parse
+from lanit.language.clip_options import ClipOptions, is_path, list_files
+from lanit.spelling import is_file_name
 
 CHOICES = ("labeller", "prompts", "uncovered")  # what they may be told of these, for the whole sweep or a variant
-
-
-def is_file_name(value):
-    """Is this the path of a file, and not the name of a public model or tag?"""
-    return isinstance(value, str) and value.endswith((".json", ".safetensors", ".pt", ".pth", ".bin"))
 
 
 class Mistake(Exception):
     """A mistake in the configuration."""
 
 
-def fail(key, text):
+def fail(key: str, text: str) -> NoReturn:
     raise Mistake(f"configuration: {key} {text}")
 
 
@@ -32,12 +38,20 @@ def pick(key, name, known):
         fail(key, f"names {name!r}, which is not there; {hint}")
 
 
-def check_schema():
+def check_schema(config, base):
     """Name the wrong key in one sentence, then let Snakemake fill in the defaults."""
-    schema = BASE / "workflow" / "schemas" / "config.schema.yaml"
-    errors = jsonschema.Draft202012Validator(yaml.safe_load(schema.read_text())).iter_errors(config)
+    path = base / "workflow" / "schemas" / "config.schema.yaml"
+    schema = yaml.safe_load(path.read_text(encoding="utf-8"))
+    spelling.switch_off(config)
+    spelling.check_names(config)
+    spelling.read_numbers(config, schema)
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(config)
     for error in sorted(errors, key=lambda error: ([str(part) for part in error.absolute_path], error.validator)):
         key = ".".join(str(part) for part in error.absolute_path)
+        if key.startswith("tracking") and error.validator != "additionalProperties":
+            fail("tracking.uri", "must be null, sqlite:///… or http(s)://…")  # and what it is may hold a password
+        if error.validator == "type" and error.validator_value == "string" and not isinstance(error.instance, list):
+            fail(key, f"is {spelling.describe(error.instance)}; put quotes around the text")
         if error.validator == "additionalProperties":
             known = error.schema.get("properties", {})
             unknown = sorted(set(map(str, error.instance)) - set(known))[0]
@@ -45,10 +59,23 @@ def check_schema():
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
             fail(f"{key}.{unknown}".lstrip("."), f"is not a key here; {hint}")
         fail(key or "the file", f"is wrong: {error.message}")
-    validate(config, str(schema))
+    validate(config, str(path))
 
 
-def check_dataset(name):
+def name_places(config, base):
+    """Every file and folder by its one name; a server's password goes where MLflow reads it, and is never shown."""
+    spelling.name_places(config, base)
+    config["results"] = spelling.place_name(config["results"], Path.cwd(), "results")
+    uri = config["tracking"]["uri"]
+    if uri is None:
+        return check_kind(f"{SQLITE}{config['results']}/mlflow.db", "results: the address of its MLflow store,")
+    if uri.startswith(SQLITE):
+        uri = SQLITE + spelling.place_name(uri.removeprefix(SQLITE), Path.cwd(), "tracking.uri")
+    config["tracking"]["uri"] = keep_password(uri)
+    check_kind(config["tracking"]["uri"], "tracking.uri")
+
+
+def check_dataset(config, name):
     dataset = config["dataset"][name]
     where = f"dataset.{name}"
     pick(f"{where}.clip", dataset["clip"], config["clip"])
@@ -73,8 +100,7 @@ def check_dataset(name):
                 f"clip.{dataset['clip']}.train",
                 "needs split pretrain in the `shards` of the dataset that it learns from",
             )
-    if ("train" in clip) == (clip["pretrained"] is not None):
-        fail(f"clip.{dataset['clip']}", "must hold either `pretrained` (a tag or a file) or `train`")
+    check_clip(config, dataset["clip"])
     if features["kind"] == "judge" and "pretrain" not in dataset["shards"]:
         fail(f"features.{dataset['features']}", f"is a judge, which needs split pretrain in {where}.shards")
     if config["evaluate"]["split"] not in dataset["shards"]:
@@ -82,10 +108,33 @@ def check_dataset(name):
             "evaluate.split",
             f"is {config['evaluate']['split']!r}, which {where}.shards lacks: give it one, and its images",
         )
-    check_files(where, dataset, clip, features)
+    check_files(config, where, dataset, clip, features)
 
 
-def check_files(where, dataset, clip, features):
+def check_clip(config, name):
+    """A CLIP is given, with its files, or trained; and how its weights see images is told of what was given alone."""
+    clip, where = config["clip"][name], f"clip.{name}"
+    told = {key: value for key, value in clip.items() if key not in ("model", "pretrained", "train", "resize")}
+    told = {key: value for key, value in told.items() if value is not None}
+    if "train" in clip:
+        if clip["pretrained"] is not None:
+            fail(where, "must hold either `pretrained` (a tag, a file or a folder) or `train`")
+        if told:
+            fail(
+                f"{where}.{next(iter(told))}",
+                "is of weights that are given; a CLIP that is trained here knows: drop it",
+            )
+        return
+    if clip["pretrained"] is None and not is_path(clip["model"]):
+        fail(where, "must hold either `pretrained` (a tag, a file or a folder) or `train`")
+    try:
+        parse(ClipOptions, {key: value for key, value in clip.items() if value is not None}, where)
+        list_files(clip["model"], clip["pretrained"])
+    except LanitError as error:
+        fail(where, f"cannot be used: {error}")
+
+
+def check_files(config, where, dataset, clip, features):
     """What the user brings is there, unless what comes of it is."""
     name = where.split(".")[-1]
     if not Path(config["results"], name, "shards", "plan.parquet").exists():
@@ -94,36 +143,34 @@ def check_files(where, dataset, clip, features):
                 help = dataset["missing"] or "put the images there or give their place"
                 fail(f"{where}.source", f"names {path}, where nothing is; {help}")
     for key, value in (
-        (f"clip.{dataset['clip']}.model", clip["model"]),
-        (f"clip.{dataset['clip']}.pretrained", clip["pretrained"]),
+        (f"clip.{dataset['clip']}.model", clip["model"] if "train" in clip else None),
         (f"features.{dataset['features']}.weights", features["weights"]),
     ):
         if is_file_name(value) and not Path(value).is_file():
             fail(key, f"names {value}, where no file is; put it there or give its place")
 
 
-def describe_sharding(name):
+def describe_sharding(config, name):
     """Options of the shard stage."""
     return {"name": name} | {key: config["dataset"][name][key] for key in ("source", "size", "shards", "max_damaged")}
 
 
-def describe_scored(name):
+def describe_scored(config, name):
     """What will be scored on a dataset."""
     return {"classes": config["dataset"][name]["classes"]} | {key: config["evaluate"][key] for key in ("k", "split")}
 
 
-def check_data(name):
+def check_data(config, name):
     """What the images can tell, where they are known already; where not, the shard stage says it first of all."""
     card = Path(config["results"], name, "dataset.json")
     if not card.exists():
         return
-    from lanit.config import LanitError, digest, parse
     from lanit.data.scored import check_card, parse_scored
     from lanit.data.shard import ShardOptions
 
     try:
-        options = digest(parse(ShardOptions, describe_sharding(name)))
-        check_card(card, options, parse_scored(describe_scored(name)), config["dataset"][name]["source"])
+        options = digest(parse(ShardOptions, describe_sharding(config, name)))
+        check_card(card, options, parse_scored(describe_scored(config, name)), config["dataset"][name]["source"])
     except LanitError as error:
         fail(f"dataset.{name}", f"cannot be scored: {error}")
 
@@ -134,22 +181,73 @@ def find_paths(source):
     return [source[key] for key in keys if isinstance(source.get(key), str)]
 
 
-def check_configuration():
-    check_schema()
+def check_labellers(config):
+    for name, labeller in config["labellers"].items():
+        for n in config["domains"]:
+            if labeller["kind"] == "top_k" and labeller["k"] > n:
+                fail(
+                    f"labellers.{name}.k",
+                    f"is {labeller['k']}, more than the N = {n} of `domains`; give a smaller k, drop that N, or switch "
+                    f"the labeller off with `labellers: {{{name}: null}}`",
+                )
+
+
+def check(config: dict[str, Any], base: Path) -> dict[str, dict[str, Any]]:
+    """Check a configuration, fill in its defaults, and return the sweep's variants: name → method and all its options.
+
+    Args:
+        config: the configuration, changed in place.
+        base: the checkout, where schema and shipped files lie.
+
+    Raises:
+        Mistake: in one sentence, with the key.
+    """
+    try:
+        return _check(config, base)
+    except LanitError as error:
+        raise Mistake(f"configuration: {error}") from None
+
+
+def _check(config, base):
+    check_schema(config, base)
+    name_places(config, base)
+    check_labellers(config)
     for i, name in enumerate(config["datasets"]):
         pick(f"datasets[{i}]", name, config["dataset"])
-        check_dataset(name)
-        check_data(name)
+        check_dataset(config, name)
+        check_data(config, name)
     pick("labeller", config["labeller"], config["labellers"])
     variants = [name for name in config["train"] if name != "images"]
     for i, name in enumerate(config["methods"]):
         pick(f"methods[{i}]", name, variants)
     for name in config["external"]:
-        check_external(name)
-    return {name: resolve_variant(name) for name in variants}
+        check_external(config, name)
+    resolved = {name: resolve_variant(config, name) for name in variants}
+    for name in config["methods"]:
+        check_settings(config, name, resolved[name])
+    return resolved
 
 
-def check_external(name):
+def check_settings(config, name, variant):
+    """A method's own options, and that its networks suit each dataset and N: known before anything runs."""
+    settings = dict(variant.get("settings", {}))
+    if "perceptual" in settings:  # of the dataset's CLIP or judge, where it names none: rules say which
+        kind = settings["perceptual"].get("kind")
+        place = {"clip": {"clip": {"model": "", "pretrained": ""}}, "judge": {"weights": "judge.safetensors"}}
+        settings["perceptual"] = place.get(kind, {}) | settings["perceptual"]
+    where = f"train.{name}.settings"
+    options = catalogue.read_settings(variant["method"], settings, where)
+    for dataset in config["datasets"]:
+        for n in config["domains"]:
+            try:
+                options.check(config["dataset"][dataset]["size"], n)
+            except LanitError as error:
+                fail(where, f"does not suit {dataset} at N = {n}: {error}")
+    if variant.get("prompts") is not None and hasattr(options, "check_prompts"):
+        options.check_prompts(variant["prompts"])
+
+
+def check_external(config, name):
     """Another system has a name and a title of its own, and the translations of those in the sweep are there."""
     external, where = config["external"][name], f"external.{name}"
     pick(f"{where}.dataset", external["dataset"], config["dataset"])
@@ -170,9 +268,9 @@ def check_external(name):
         fail(f"{where}.table", f"names {external['table']}, where no file is; put it there or give its place")
 
 
-def resolve_variant(name):
+def resolve_variant(config, name):
     """The method that a variant is, and its options with those of what it is like beneath: images, batch, settings …"""
-    options = {"images": config["train"]["images"], **inherit(name)}
+    options = {"images": config["train"]["images"], **inherit(config, name)}
     where, method = f"train.{name}", options["method"]
     if "batch" not in options:
         fail(f"{where}.batch", "is missing: give the number of source images a step")
@@ -194,7 +292,7 @@ def resolve_variant(name):
     return options
 
 
-def inherit(name, above=()):
+def inherit(config, name, above=()):
     """What a key of `train` says, laid over what the key that it is like says."""
     own, where, above = config["train"][name], f"train.{name}", (*above, name)
     if name in METHODS:
@@ -206,7 +304,7 @@ def inherit(name, above=()):
     pick(f"{where}.like", own["like"], [key for key in config["train"] if key != "images"])
     if own["like"] in above:
         fail(f"{where}.like", f"goes round in a circle ({' -> '.join((*above, own['like']))}); end it at a method")
-    return merge(inherit(own["like"], above), {key: value for key, value in own.items() if key != "like"})
+    return merge(inherit(config, own["like"], above), {key: value for key, value in own.items() if key != "like"})
 
 
 def merge(under, over):
@@ -214,9 +312,3 @@ def merge(under, over):
     if isinstance(under, dict) and isinstance(over, dict):
         return under | {key: merge(under.get(key), value) for key, value in over.items()}
     return over
-
-
-try:
-    VARIANTS = check_configuration()
-except Mistake as mistake:
-    raise WorkflowError(str(mistake)) from None  # one sentence, and no trace of the functions above
