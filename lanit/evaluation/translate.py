@@ -56,7 +56,6 @@ def run(arguments: argparse.Namespace) -> None:
     if options.batch < 1 or options.picture_sources < 1:
         raise LanitError("translate.batch and translate.picture_sources must be at least 1")
 
-    import numpy as np
 
     from lanit.data.batches import ImageStore
     from lanit.evaluation.features import FeatureOptions, choose_device, load_extractor
@@ -86,8 +85,6 @@ def run(arguments: argparse.Namespace) -> None:
     arrays = translate_pairs(translator, pairs, extractor, files)
     if unlabelled is not None:
         arrays["unlabelled"] = unlabelled[pairs.reference]
-        if of_target is not None:
-            arrays["unlabelled"] &= ~np.any(of_target, axis=1)[pairs.target]
     if isinstance(method, ClusteringMethod):
         arrays["clusters"] = find_clusters(method, translator)
     metadata = {
