@@ -56,7 +56,6 @@ def run(arguments: argparse.Namespace) -> None:
     if options.batch < 1 or options.picture_sources < 1:
         raise LanitError("translate.batch and translate.picture_sources must be at least 1")
 
-
     from lanit.data.batches import ImageStore
     from lanit.evaluation.features import FeatureOptions, choose_device, load_extractor
     from lanit.files import write_tensors
